@@ -1,0 +1,4 @@
+estop_tool::export!();
+estop_tool::export!("transfer");
+
+fn main() {}

@@ -1,0 +1,3 @@
+estop_tool::export!(nowhere, crate::nothing::at_all);
+
+fn main() {}

@@ -1,0 +1,57 @@
+//! On whose behalf calls are made.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::call::CallBuilder;
+use crate::host::Core;
+use crate::interrupt::{Interrupt, Interruption, Scope};
+use crate::tools::Component;
+
+/// The agent of a call that names none.
+pub const DEFAULT_AGENT: &str = "default";
+/// Length of an agent's name (bytes).
+pub const AGENT_BYTES_MAX: usize = 64;
+
+/// A handle on one agent.
+#[derive(Clone)]
+pub struct Agent {
+    core: Arc<Core>,
+    name: Arc<str>,
+}
+
+impl Agent {
+    pub(crate) fn new(core: Arc<Core>, name: String) -> Self {
+        Self { core, name: name.into() }
+    }
+
+    /// The agent's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Prepares a call of a tool. Whether the tool exists and the input fits is found out when it is started, and told
+    /// by the outcome.
+    pub fn call(&self, component: &Component, tool: impl Into<String>, input: Value) -> CallBuilder {
+        CallBuilder::new(Arc::clone(&self.core), Arc::clone(&self.name), component.clone(), tool.into(), input)
+    }
+
+    /// Stops all calls of this agent.
+    pub fn interrupt(&self, interrupt: Interrupt) -> Interruption {
+        self.core.interrupt(Scope::Agent(self.name.to_string()), interrupt)
+    }
+}
+
+/// Why a name cannot be an agent's, if it cannot.
+pub(crate) fn refused_name(name: &str) -> Option<String> {
+    let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let fits = (1..=AGENT_BYTES_MAX).contains(&name.len()) && name.chars().all(letters) && !name.starts_with('.');
+    if fits {
+        return None;
+    }
+    Some(format!(
+        "the agent's name {name:?} cannot be used: 1 to {AGENT_BYTES_MAX} of a-z, A-Z, 0-9, `-`, `_` and `.`, not \
+         beginning with a dot"
+    ))
+}

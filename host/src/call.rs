@@ -1,0 +1,356 @@
+//! One call, from end to end: [`drive`] is the whole of it, [`settle`] the whole of interrupt → rollback → entry.
+//!
+//! Invariant: every path out of a call leads through `settle`. It asks the gate how the call ended, and only then is
+//! anything committed, discarded, entered or told.
+
+mod builder;
+mod gated;
+mod limits;
+pub(crate) mod outcome;
+mod state;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use tokio::sync::{SemaphorePermit, oneshot};
+use ulid::Ulid;
+
+pub(crate) use self::builder::Request;
+pub use self::builder::{Call, CallBuilder};
+use self::gated::{Ended, Gated};
+pub use self::limits::CallLimits;
+pub use self::outcome::{Attachment, Commits, Effect, EffectState, End, Failure, Outcome, Output, Stopped};
+pub(crate) use self::state::{CallState, Identity};
+use crate::agent;
+use crate::engine::HOST_ACTOR;
+use crate::gate::Ticket;
+use crate::host::Core;
+use crate::hostcalls::bindings::exports::estop::tool::tool as wit;
+use crate::hostcalls::call::CommitUnknown;
+use crate::interrupt::{Cause, Interrupt};
+use crate::log::Record;
+use crate::sandbox::{LimitReached, Remains, Sandbox};
+use crate::store::{Space, StoreError};
+use crate::transaction::{self, Committed, Size};
+
+/// A call's id, written `call-` and a ULID.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallId(Ulid);
+
+impl CallId {
+    pub(crate) fn generate() -> Self {
+        Self(Ulid::generate())
+    }
+}
+
+impl fmt::Display for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "call-{}", self.0)
+    }
+}
+
+impl fmt::Debug for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text is no id of a call.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the id of a call is written `call-` and 26 letters and digits")]
+pub struct CallIdError;
+
+impl FromStr for CallId {
+    type Err = CallIdError;
+
+    fn from_str(text: &str) -> Result<Self, CallIdError> {
+        let ulid = text.strip_prefix("call-").ok_or(CallIdError)?;
+        Ulid::from_string(ulid).map(Self).map_err(|_| CallIdError)
+    }
+}
+
+impl Serialize for CallId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How far a tool says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Steps done.
+    pub done: u64,
+    /// Of how many, if that is known.
+    pub total: Option<u64>,
+    /// In the words of the tool, cut to a bound.
+    pub message: String,
+}
+
+/// What a call is to do.
+pub(crate) enum Operation {
+    Call(Value),
+    /// Of agent `host`, without state and grants.
+    Describe(oneshot::Sender<Vec<wit::Spec>>),
+}
+
+/// What the guest answered.
+enum Answer {
+    Call(Result<wit::Output, wit::Failure>),
+    Specs,
+}
+
+/// Why there is no answer.
+enum Fault {
+    Refused(String),
+    InvalidInput(String),
+    Guest(wasmtime::Error),
+}
+
+impl From<wasmtime::Error> for Fault {
+    fn from(error: wasmtime::Error) -> Self {
+        Fault::Guest(error)
+    }
+}
+
+/// What a call holds while it runs. Dropped in this order.
+#[derive(Default)]
+struct Run<'a> {
+    sandbox: Option<Sandbox>,
+    room: Option<SemaphorePermit<'a>>,
+    started_ns: Option<u64>,
+}
+
+/// Runs a call that is registered already, on the guest workers.
+pub(crate) async fn drive(core: Arc<Core>, call: Arc<CallState>, request: Request) {
+    let mut run = Run::default();
+    let ended = Gated::new(&core, &call, carry_out(&core, &call, request, &mut run)).await;
+    let outcome = settle(&core, &call, ended, run).await;
+    let outcome = Arc::new(outcome);
+    core.log.record(Record::Ended(Arc::clone(&call), Arc::clone(&outcome)));
+    core.inventory.release(&call);
+    call.finish(outcome);
+}
+
+/// Everything up to the guest's answer. An interrupt can meet it at every `await` and at every epoch check.
+async fn carry_out<'a>(
+    core: &'a Arc<Core>,
+    call: &Arc<CallState>,
+    request: Request,
+    run: &mut Run<'a>,
+) -> Result<Answer, Fault> {
+    let Request { code, component, operation, name, limits, refused } = request;
+    if let Some(why) = refused.or_else(|| refuse(core, call)) {
+        return Err(Fault::Refused(why));
+    }
+    let input = match &operation {
+        Operation::Describe(_) => None,
+        Operation::Call(input) => Some(checked_input(component.as_ref(), &call.tool, input, &limits)?),
+    };
+    // Fails only if the semaphore is closed, and nothing closes it.
+    run.room = core.room.acquire_many(code.places).await.ok();
+
+    let started_ns = core.now_ns();
+    run.started_ns = Some(started_ns);
+    start_deadline(core, call, started_ns, limits.deadline);
+    core.log.record(Record::Started(Arc::clone(call)));
+
+    let space = Space { agent: Arc::clone(&call.agent), component: name };
+    let describing = matches!(operation, Operation::Describe(_));
+    let sandbox = run.sandbox.insert(Sandbox::new(core, call, &code, space, &limits, describing)?);
+    let guest = sandbox.instantiate(&code).await?;
+    let tool = guest.estop_tool_tool();
+    match (operation, input) {
+        (Operation::Describe(answer), _) => {
+            let specs = tool.call_list_tools(sandbox.store()).await?;
+            // Whoever asked may have gone away.
+            let _ = answer.send(specs);
+            Ok(Answer::Specs)
+        }
+        (Operation::Call(_), input) => {
+            let input = input.unwrap_or_default();
+            Ok(Answer::Call(tool.call_call(sandbox.store(), &call.tool, &input).await?))
+        }
+    }
+}
+
+/// Decides how the call ended and undoes what has to be undone. The gate has the last word: whatever the guest
+/// answered, a call that was interrupted first is stopped, and nothing that it had not committed remains.
+async fn settle(
+    core: &Arc<Core>,
+    call: &Arc<CallState>,
+    ended: Ended<Result<Answer, Fault>>,
+    mut run: Run<'_>,
+) -> Outcome {
+    // The store is at rest: no guest instruction runs any more.
+    if call.gate.is_flagged() {
+        call.halted(core.now_ns());
+    }
+    let mut end = match ended {
+        Ended::Interrupted => None,
+        Ended::Panicked(message) => Some(End::Trapped(format!("a host function panicked: {message}"))),
+        Ended::Ready(Ok(answer)) => conclude(core, call, answer, run.sandbox.as_mut()).await,
+        Ended::Ready(Err(fault)) => failed(core, call, fault, run.sandbox.as_mut()),
+    };
+    // Completed calls were settled by their commit. Everything else is settled here, or was stopped before.
+    if !call.gate.is_settled() && call.gate.settle().is_err() {
+        end = None;
+    }
+
+    // A commit point that was decided before the interrupt cannot be taken back: the answer waits for it.
+    let ticket = transaction::decided(call).await;
+    let pending = call.commits.pending();
+    let lost = run.sandbox.as_mut().map(|sandbox| sandbox.store().data().transaction.uncommitted()).unwrap_or_default();
+    let unknown = ticket == Ticket::Failed && pending != Size::default();
+    let discarded = if unknown { lost } else { lost + pending };
+
+    // Rollback is dropping the store with the transaction in it; then the room is free for somebody else.
+    let remains = run.sandbox.take().map(Sandbox::dismantle);
+    let Remains { fuel, effects, stderr } = remains.unwrap_or_default();
+    drop(run.room.take());
+    let released_ns = core.now_ns();
+
+    let elapsed_ns = run.started_ns.map_or(0, |started_ns| released_ns.saturating_sub(started_ns));
+    let committed = call.commits.committed();
+    Outcome {
+        call: call.id,
+        agent: call.agent.to_string(),
+        tool: call.tool.to_string(),
+        component: call.component,
+        end: end.unwrap_or_else(|| stopped(call, released_ns)),
+        commits: Commits { points: call.commits.points(), writes: committed.writes, bytes: committed.bytes, unknown },
+        discarded,
+        effects,
+        fuel,
+        elapsed: Duration::from_nanos(elapsed_ns),
+        stderr,
+    }
+}
+
+/// Why the call may not start, if it may not.
+fn refuse(core: &Core, call: &CallState) -> Option<String> {
+    if core.closing.load(Ordering::SeqCst) {
+        return Some("the host is shutting down".into());
+    }
+    if !core.ticker.is_alive() {
+        return Some(
+            "the host's ticker gives no sign of life, so deadlines could not be kept; restart the host".into(),
+        );
+    }
+    core.log.refuses().map(Into::into).or_else(|| agent::refused_name(&call.agent))
+}
+
+fn start_deadline(core: &Core, call: &CallState, started_ns: u64, deadline: Duration) {
+    let at_ns = started_ns.saturating_add(crate::clock::nanos(deadline));
+    call.deadline_ns.store(at_ns, Ordering::Release);
+    core.inventory.look_at(call.slot, at_ns);
+}
+
+/// The input as text, if the tool exists and its schema admits it.
+fn checked_input(
+    component: Option<&crate::tools::Component>,
+    tool: &str,
+    input: &Value,
+    limits: &CallLimits,
+) -> Result<String, Fault> {
+    let unknown = || Fault::Refused(format!("there is no tool `{tool}`"));
+    let component = component.ok_or_else(unknown)?;
+    let info = component.tool(tool).ok_or_else(|| {
+        let names: Vec<_> = component.tools().iter().map(|tool| tool.name.as_str()).collect();
+        Fault::Refused(format!("`{}` has no tool `{tool}`; it has: {}", component.name(), names.join(", ")))
+    })?;
+    let text = input.to_string();
+    if text.len() > limits.input_bytes_max {
+        let (bytes, bytes_max) = (text.len(), limits.input_bytes_max);
+        return Err(Fault::InvalidInput(format!("the input has {bytes} bytes; the limit is {bytes_max}")));
+    }
+    info.schema.check(input).map_err(|violations| {
+        let lines: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.path, v.message)).collect();
+        Fault::InvalidInput(lines.join("; "))
+    })?;
+    Ok(text)
+}
+
+/// The guest has answered. `None`: it was interrupted before its commit was decided.
+async fn conclude(
+    core: &Arc<Core>,
+    call: &Arc<CallState>,
+    answer: Answer,
+    sandbox: Option<&mut Sandbox>,
+) -> Option<End> {
+    let answer = match answer {
+        Answer::Specs => Ok(Output { json: Value::Null, attachments: Vec::new() }),
+        Answer::Call(Ok(output)) => outcome::output(output, core.call_limits.output_bytes_max),
+        Answer::Call(Err(failure)) => Err(outcome::failure(failure)),
+    };
+    let transaction = sandbox.map(|sandbox| &mut sandbox.store().data_mut().transaction)?;
+    // What the guest believed may have been false, whatever it made of it.
+    if let Some(lost) = transaction.lost() {
+        return Some(End::Conflict(lost.to_owned()));
+    }
+    let output = match answer {
+        Ok(output) => output,
+        Err(end) => return Some(end),
+    };
+    match transaction.commit(core, call, true).await {
+        Committed::Durable => Some(End::Completed(output)),
+        Committed::Interrupted => None,
+        Committed::Conflict(what) => Some(End::Conflict(what)),
+        Committed::Refused(error) => Some(refused_commit(&error)),
+        Committed::Unknown(why) => Some(commit_unknown(why)),
+    }
+}
+
+fn refused_commit(error: &StoreError) -> End {
+    let code = if matches!(error, StoreError::Quota { .. }) { "quota" } else { "store" };
+    let retryable = matches!(error, StoreError::Busy);
+    End::Failed(Failure { code: code.into(), message: error.to_string(), retryable, data: None })
+}
+
+fn commit_unknown(why: String) -> End {
+    End::Failed(Failure { code: "commit-unknown".into(), message: why, retryable: false, data: None })
+}
+
+/// There is no answer. Fuel and memory that ran out stop the call by the same way as everything else that stops calls.
+fn failed(core: &Arc<Core>, call: &Arc<CallState>, fault: Fault, sandbox: Option<&mut Sandbox>) -> Option<End> {
+    let error = match fault {
+        Fault::Refused(why) => return Some(End::Refused(why)),
+        Fault::InvalidInput(why) => return Some(End::InvalidInput(why)),
+        Fault::Guest(error) => error,
+    };
+    let stop = |cause, reason: String| {
+        // Whoever waits for the call waits for its outcome.
+        let _ = core.interrupt_call(call, Interrupt::new(cause, HOST_ACTOR).reason(reason));
+        None
+    };
+    if let Some(limit @ LimitReached::Memory { .. }) = error.downcast_ref() {
+        return stop(Cause::Memory, limit.to_string());
+    }
+    if matches!(error.downcast_ref(), Some(wasmtime::Trap::OutOfFuel)) {
+        return stop(Cause::Fuel, "the fuel granted to the call is used up".into());
+    }
+    if let Some(CommitUnknown(why)) = error.downcast_ref() {
+        return Some(commit_unknown(why.clone()));
+    }
+    let stderr = sandbox.map(|sandbox| sandbox.store().data().stderr_text()).unwrap_or_default();
+    Some(outcome::trapped(&error, &stderr))
+}
+
+fn stopped(call: &CallState, released_ns: u64) -> End {
+    // Always there: the cause is published before the gate is closed.
+    let Some(delivered) = call.interrupted() else {
+        return End::Trapped("the call was stopped without a cause; please report this".into());
+    };
+    call.halted(released_ns);
+    End::Stopped(Stopped {
+        cause: delivered.interrupt.cause,
+        actor: delivered.interrupt.actor.clone(),
+        reason: delivered.interrupt.reason.clone(),
+        halted: call.halted_after(&delivered).unwrap_or_default(),
+        released: Duration::from_nanos(released_ns.saturating_sub(delivered.at_ns)),
+    })
+}

@@ -1,0 +1,50 @@
+//! What a call is granted.
+
+use std::time::Duration;
+
+use crate::transaction::StateLimits;
+
+/// Bounds of one call. A call can ask for less or more of the first four; the rest is the host's.
+#[derive(Clone, Debug)]
+pub struct CallLimits {
+    /// From the start of the guest; waiting for room is not billed.
+    pub deadline: Duration,
+    /// What a cooperative tool gets to tidy up when the deadline is over.
+    pub grace: Duration,
+    /// Units of fuel, about one for each instruction.
+    pub fuel: u64,
+    /// All linear memories together (bytes). At most [`HostLimits::memory_bytes_max`](crate::HostLimits).
+    pub memory_bytes_max: usize,
+    /// The input as JSON text (bytes).
+    pub input_bytes_max: usize,
+    /// The output as JSON text, with its attachments (bytes).
+    pub output_bytes_max: usize,
+    /// What passes between guest and host in one crossing (bytes).
+    pub transfer_bytes_max: usize,
+    /// What is kept of standard error: the newest (bytes).
+    pub stderr_bytes_max: usize,
+    /// Handles and host resources open at one time.
+    pub resources_max: usize,
+    /// Effects outside the transaction.
+    pub effects_max: usize,
+    /// What it may keep.
+    pub state: StateLimits,
+}
+
+impl Default for CallLimits {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(30),
+            grace: Duration::ZERO,
+            fuel: 1_000_000_000_000,
+            memory_bytes_max: 64 << 20,
+            input_bytes_max: 1 << 20,
+            output_bytes_max: 2 << 20,
+            transfer_bytes_max: 4 << 20,
+            stderr_bytes_max: 8 << 10,
+            resources_max: 1_000,
+            effects_max: 1_000,
+            state: StateLimits::default(),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What everybody may know about one call while it runs.
+//!
+//! Invariant: nothing in here is behind a lock that an interrupt needs. The worker, the interrupters, the preempter, the
+//! ticker and the committer all share it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures_util::task::AtomicWaker;
+use tokio::sync::{Notify, watch};
+
+use super::{CallId, Outcome, Progress};
+use crate::gate::Gate;
+use crate::interrupt::Delivered;
+use crate::store::Verdict;
+use crate::tools::Digest;
+use crate::transaction::Size;
+
+const UNSET_NS: u64 = u64::MAX;
+
+pub(crate) struct CallState {
+    pub(crate) id: CallId,
+    /// Its place in the inventory.
+    pub(crate) slot: usize,
+    pub(crate) agent: Arc<str>,
+    pub(crate) tool: Arc<str>,
+    pub(crate) component: Option<Digest>,
+    pub(crate) parent: Option<Arc<CallState>>,
+    pub(crate) gate: Gate,
+    /// The task that polls the guest.
+    pub(crate) waker: AtomicWaker,
+    /// Host functions that wait for an interrupt in tasks of their own.
+    pub(crate) warned: Notify,
+    pub(crate) in_preempter: AtomicBool,
+    /// The first interrupt: its cause is the call's cause.
+    interrupt: ArcSwapOption<Delivered>,
+    pub(crate) grace_until_ns: AtomicU64,
+    /// What the deadline grants to tidy up.
+    pub(crate) grace: Duration,
+    /// Set when the guest starts: waiting in a queue is not billed to it.
+    pub(crate) deadline_ns: AtomicU64,
+    halted_ns: AtomicU64,
+    pub(crate) commits: CommitCounts,
+    /// Why the committer did not pass the ticket. Read by the worker once the ticket is resolved.
+    verdict: Mutex<Option<Verdict>>,
+    pub(crate) progress: watch::Sender<Option<Progress>>,
+    outcome: OnceLock<Arc<Outcome>>,
+    done: Notify,
+}
+
+/// What became durable, counted by the committer; and what it is working on.
+#[derive(Default)]
+pub(crate) struct CommitCounts {
+    points: AtomicU64,
+    writes: AtomicU64,
+    bytes: AtomicU64,
+    pending_writes: AtomicU64,
+    pending_bytes: AtomicU64,
+}
+
+impl CommitCounts {
+    pub(crate) fn begin(&self, size: Size) {
+        self.pending_writes.store(size.writes, Ordering::Release);
+        self.pending_bytes.store(size.bytes, Ordering::Release);
+    }
+
+    /// Called before the ticket says that it is durable.
+    pub(crate) fn durable(&self) {
+        self.points.fetch_add(1, Ordering::AcqRel);
+        self.writes.fetch_add(self.pending_writes.swap(0, Ordering::AcqRel), Ordering::AcqRel);
+        self.bytes.fetch_add(self.pending_bytes.swap(0, Ordering::AcqRel), Ordering::AcqRel);
+    }
+
+    /// What was handed to the committer and did not become durable.
+    pub(crate) fn pending(&self) -> Size {
+        Size { writes: self.pending_writes.load(Ordering::Acquire), bytes: self.pending_bytes.load(Ordering::Acquire) }
+    }
+
+    pub(crate) fn points(&self) -> u64 {
+        self.points.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn committed(&self) -> Size {
+        Size { writes: self.writes.load(Ordering::Acquire), bytes: self.bytes.load(Ordering::Acquire) }
+    }
+}
+
+/// What a call is known by.
+pub(crate) struct Identity {
+    pub(crate) agent: Arc<str>,
+    pub(crate) tool: Arc<str>,
+    pub(crate) component: Option<Digest>,
+    pub(crate) parent: Option<Arc<CallState>>,
+    pub(crate) grace: Duration,
+}
+
+impl CallState {
+    pub(crate) fn new(slot: usize, identity: Identity) -> Self {
+        let Identity { agent, tool, component, parent, grace } = identity;
+        Self {
+            id: CallId::generate(),
+            slot,
+            agent,
+            tool,
+            component,
+            parent,
+            gate: Gate::new(),
+            waker: AtomicWaker::new(),
+            warned: Notify::new(),
+            in_preempter: AtomicBool::new(false),
+            interrupt: ArcSwapOption::empty(),
+            grace_until_ns: AtomicU64::new(UNSET_NS),
+            grace,
+            deadline_ns: AtomicU64::new(UNSET_NS),
+            halted_ns: AtomicU64::new(UNSET_NS),
+            commits: CommitCounts::default(),
+            verdict: Mutex::new(None),
+            progress: watch::Sender::new(None),
+            outcome: OnceLock::new(),
+            done: Notify::new(),
+        }
+    }
+
+    /// It has been given room, and its deadline runs.
+    #[cfg(feature = "cli")]
+    pub(crate) fn has_started(&self) -> bool {
+        self.deadline_ns.load(Ordering::Acquire) != UNSET_NS
+    }
+
+    /// The first interrupt is the one whose cause counts.
+    pub(crate) fn publish(&self, delivered: &Arc<Delivered>) {
+        let none: Option<Arc<Delivered>> = None;
+        self.interrupt.compare_and_swap(&none, Some(Arc::clone(delivered)));
+    }
+
+    /// Whoever finds the gate flagged finds this.
+    pub(crate) fn interrupted(&self) -> Option<Arc<Delivered>> {
+        self.interrupt.load_full()
+    }
+
+    /// No guest instruction runs, and none will. The first time counts.
+    pub(crate) fn halted(&self, now_ns: u64) {
+        let _ = self.halted_ns.compare_exchange(UNSET_NS, now_ns, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    pub(crate) fn halted_after(&self, delivered: &Delivered) -> Option<Duration> {
+        let halted_ns = self.halted_ns.load(Ordering::Acquire);
+        (halted_ns != UNSET_NS).then(|| Duration::from_nanos(halted_ns.saturating_sub(delivered.at_ns)))
+    }
+
+    /// Lets the call's own task, and host functions in tasks of theirs, see what happened at the gate.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+        self.warned.notify_waiters();
+    }
+
+    pub(crate) fn set_verdict(&self, verdict: Verdict) {
+        *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
+    }
+
+    pub(crate) fn take_verdict(&self) -> Option<Verdict> {
+        self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(crate) fn finish(&self, outcome: Arc<Outcome>) {
+        // Only the call's own task finishes it, once.
+        let _ = self.outcome.set(outcome);
+        self.done.notify_waiters();
+    }
+
+    pub(crate) fn is_released(&self) -> bool {
+        self.outcome.get().is_some()
+    }
+
+    pub(crate) fn try_outcome(&self) -> Option<Arc<Outcome>> {
+        self.outcome.get().cloned()
+    }
+
+    pub(crate) async fn outcome(&self) -> Arc<Outcome> {
+        loop {
+            // Enlisted before the look, so that an outcome between the two is not missed.
+            let done = self.done.notified();
+            if let Some(outcome) = self.outcome.get() {
+                return Arc::clone(outcome);
+            }
+            done.await;
+        }
+    }
+}
+
+impl std::fmt::Debug for CallState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CallState").field("id", &self.id).field("gate", &self.gate).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,95 @@
+//! The `estop` command: one file for each subcommand.
+//!
+//! Invariant: standard output carries what was asked for and nothing else; everything said to people goes to standard
+//! error. Every way out has an exit code of [`exit_code`].
+
+pub mod build;
+mod drill;
+mod exit_code;
+mod inspect;
+mod new;
+mod quantity;
+mod run;
+mod signals;
+mod user;
+mod watchdog;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode as ProcessExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use self::exit_code::ExitCode;
+
+/// Runs AI-agent tools compiled to WebAssembly components, and can stop any of them at any moment.
+///
+/// To stop the call that this terminal runs, press Ctrl-C: it is stopped at once, what it had not committed is
+/// discarded, and the command says so and exits with 10. Press it a second time to end the process without waiting.
+#[derive(Parser)]
+#[command(name = "estop", version, after_help = exit_code::HELP, max_term_width = 120, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Test the emergency stop on this machine: stop hostile components many times and report how long it took
+    Drill(drill::Args),
+    /// Run a tool of a component, once
+    Run(run::Args),
+    /// Say what a component is, what tools it has, what it imports and what it would get
+    Inspect(inspect::Args),
+    /// Make the crate of a new tool
+    New(new::Args),
+    /// Build the crate of a tool into a component
+    Build(build::Args),
+}
+
+/// Runs the command with the arguments of this process.
+pub fn main() -> ProcessExitCode {
+    start_tracing();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // What cannot be printed cannot be told either.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Completed }.into();
+        }
+    };
+    let done = match cli.command {
+        Command::Drill(args) => drill::main(args),
+        Command::Run(args) => run::main(args),
+        Command::Inspect(args) => inspect::main(args),
+        Command::New(args) => new::main(args),
+        Command::Build(args) => build::main(args),
+    };
+    match done {
+        Ok(code) => code.into(),
+        Err(error) => exit_code::report(&error).into(),
+    }
+}
+
+/// What a tool logs, and what the host has to say, for whoever sets `ESTOP_LOG` (for example `info` or
+/// `estop::log=info`).
+fn start_tracing() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("ESTOP_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
+    // Fails only if there is a subscriber already.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .try_init();
+}
+
+/// Prints what was asked for. A reader that has gone away is not an error of ours.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::from(error).context("cannot write to standard output"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,145 @@
+//! Wasmtime's configuration, and the ticker.
+//!
+//! Invariants:
+//! - Epochs and fuel are always both on: epochs preempt, fuel bounds and measures.
+//! - The ticker only reads clocks and atomics. It bumps the epoch so that guests take turns, delivers deadlines and the
+//!   ends of grace periods, and leaves a heartbeat: without one, no call is admitted.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, RegallocAlgorithm};
+
+use crate::host::{Core, HostLimits};
+use crate::interrupt::{Cause, Interrupt};
+
+/// Guests of one worker take turns at this pace while any call is live; also how late a deadline may be noticed.
+pub const TICK: Duration = Duration::from_millis(1);
+/// The ticker's pace while nothing is live.
+const IDLE_TICK: Duration = Duration::from_millis(10);
+/// Without a heartbeat for this long the ticker is taken for dead.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
+/// The fuel of a call that is stopped is known to within this much: a running guest keeps it in a register and writes it
+/// back at this interval.
+pub const FUEL_INTERVAL: u64 = 1_000_000;
+/// Units of fuel for each page by which a guest grows a memory: what clearing 64 KiB costs.
+const FUEL_PER_PAGE: u8 = u8::MAX;
+/// A guest's stack, host functions included (bytes).
+const ASYNC_STACK_BYTES: usize = 1 << 20;
+/// Of that, what WebAssembly may use (bytes).
+const WASM_STACK_BYTES: usize = 512 << 10;
+/// Tables in the pool for each place in it; a component with more takes more than one place.
+pub(crate) const TABLES_PER_SANDBOX: u32 = 4;
+/// Memories, tables and core instances that one component may have.
+const MEMORIES_PER_COMPONENT_MAX: u32 = 8;
+const TABLES_PER_COMPONENT_MAX: u32 = 16;
+const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 32;
+
+pub(crate) fn new(limits: &HostLimits) -> wasmtime::Result<Engine> {
+    let sandboxes = limits.sandboxes_max;
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(sandboxes)
+        .total_stacks(sandboxes)
+        .total_memories(sandboxes)
+        .total_tables(sandboxes.saturating_mul(TABLES_PER_SANDBOX))
+        .total_core_instances(sandboxes.saturating_mul(CORE_INSTANCES_PER_COMPONENT_MAX))
+        .max_memories_per_component(MEMORIES_PER_COMPONENT_MAX.min(sandboxes))
+        .max_tables_per_component(TABLES_PER_COMPONENT_MAX)
+        .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT_MAX)
+        .max_memory_size(limits.memory_bytes_max)
+        .table_elements(limits.table_elements_max)
+        .linear_memory_keep_resident(256 << 10)
+        .table_keep_resident(64 << 10)
+        .decommit_batch_size(16)
+        .pagemap_scan(Enabled::Auto);
+
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        .consume_fuel(true)
+        .concurrency_support(false)
+        .async_stack_size(ASYNC_STACK_BYTES)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .memory_init_cow(true)
+        .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
+        // What would make two runs of the same input differ.
+        .cranelift_nan_canonicalization(true)
+        .relaxed_simd_deterministic(true)
+        // `memory.atomic.wait` blocks a thread that nothing can interrupt; the rest is refused at admission too.
+        .wasm_memory64(false)
+        .wasm_multi_memory(false);
+    config.operator_cost({
+        let mut cost = wasmtime::OperatorCost::default();
+        cost.variable.memory_grow_per_page = FUEL_PER_PAGE;
+        cost
+    });
+    Engine::new(&config)
+}
+
+/// What the ticker and those who rely on it share.
+pub(crate) struct Ticker {
+    started: Instant,
+    beat_ms: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Ticker {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { started: Instant::now(), beat_ms: AtomicU64::new(0), stop: AtomicBool::new(false) })
+    }
+
+    pub(crate) fn start(self: &Arc<Self>, core: Weak<Core>) -> std::io::Result<()> {
+        let ticker = Arc::clone(self);
+        thread::Builder::new().name("estop-tick".into()).spawn(move || ticker.serve(&core))?;
+        Ok(())
+    }
+
+    /// Whether the ticker has given a sign of life lately. In real time: an embedder's clock may stand still.
+    pub(crate) fn is_alive(&self) -> bool {
+        let beat = Duration::from_millis(self.beat_ms.load(Ordering::Acquire));
+        self.started.elapsed().saturating_sub(beat) < HEARTBEAT_MAX
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    fn serve(&self, core: &Weak<Core>) {
+        while !self.stop.load(Ordering::Acquire) {
+            let Some(core) = core.upgrade() else { return };
+            let beat = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.beat_ms.store(beat, Ordering::Release);
+            let pace = if core.inventory.live() > 0 { TICK } else { IDLE_TICK };
+            core.tick();
+            drop(core);
+            thread::sleep(pace);
+        }
+    }
+}
+
+impl Core {
+    /// One turn of the ticker.
+    fn tick(&self) {
+        self.engine.increment_epoch();
+        let now_ns = self.now_ns();
+        self.inventory.due(now_ns, |call| {
+            let grace_until_ns = call.grace_until_ns.load(Ordering::Acquire);
+            let deadline_ns = call.deadline_ns.load(Ordering::Acquire);
+            if grace_until_ns <= now_ns {
+                self.end_grace(call);
+            } else if deadline_ns <= now_ns {
+                let deadline = Interrupt::new(Cause::Deadline, HOST_ACTOR).grace(call.grace);
+                // Whoever waits for the call waits for its outcome.
+                let _ = self.interrupt_call(call, deadline);
+            } else {
+                self.inventory.look_at(call.slot, grace_until_ns.min(deadline_ns));
+            }
+        });
+    }
+}
+
+/// The actor of what the host does by itself.
+pub(crate) const HOST_ACTOR: &str = "host";

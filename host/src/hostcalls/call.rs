@@ -1,0 +1,66 @@
+//! `estop:tool/call`: what a running tool can say to its host.
+
+use super::bindings::estop::tool::call::{CommitError, Host};
+use super::bindings::estop::tool::types;
+use crate::call::Progress;
+use crate::interrupt::Cause;
+use crate::sandbox::CallCtx;
+use crate::transaction::Committed;
+
+/// Length of the text of a progress report (bytes); the rest is cut.
+const PROGRESS_BYTES_MAX: usize = 1024;
+
+impl types::Host for CallCtx {}
+
+impl Host for CallCtx {
+    async fn interrupted(&mut self) -> wasmtime::Result<Option<types::Cause>> {
+        let flagged = self.call.gate.is_flagged();
+        Ok(self.call.interrupted().filter(|_| flagged).map(|delivered| delivered.interrupt.cause.into()))
+    }
+
+    async fn progress(&mut self, done: u64, total: Option<u64>, mut message: String) -> wasmtime::Result<()> {
+        crate::interrupt::cut(&mut message, PROGRESS_BYTES_MAX);
+        self.call.progress.send_replace(Some(Progress { done, total, message }));
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> wasmtime::Result<Result<(), CommitError>> {
+        if self.describing {
+            return Ok(Err(CommitError::Store("there is nothing to commit while tools are listed".into())));
+        }
+        let committed = self.transaction.commit(&self.core, &self.call, false).await;
+        Ok(match committed {
+            Committed::Durable => Ok(()),
+            Committed::Interrupted => Err(CommitError::Interrupted),
+            Committed::Conflict(what) => Err(CommitError::Conflict(what)),
+            Committed::Refused(error) => Err(CommitError::Store(error.to_string())),
+            Committed::Unknown(why) => {
+                // What the guest would do next builds on something that may not be there.
+                return Err(CommitUnknown(why).into());
+            }
+        })
+    }
+}
+
+/// The store could not say whether a commit point is durable: the call cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct CommitUnknown(pub(crate) String);
+
+impl From<Cause> for types::Cause {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Operator => types::Cause::Operator,
+            Cause::Halted => types::Cause::Halted,
+            Cause::Shutdown => types::Cause::Shutdown,
+            Cause::Parent => types::Cause::Parent,
+            Cause::Deadline => types::Cause::Deadline,
+            Cause::Fuel => types::Cause::Fuel,
+            Cause::Memory => types::Cause::Memory,
+            Cause::Priority => types::Cause::Priority,
+            Cause::Cancelled => types::Cause::Cancelled,
+            Cause::Disconnected => types::Cause::Disconnected,
+            Cause::Drill => types::Cause::Drill,
+        }
+    }
+}

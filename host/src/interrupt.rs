@@ -1,0 +1,327 @@
+//! The one way to stop anything: [`Host::interrupt`](crate::Host::interrupt).
+//!
+//! Invariants:
+//! - An interrupt takes no lock and does no I/O. For each call in its scope it does one swap, one read-modify-write of
+//!   the gate and at most one time stamp; then it bumps the epoch once and leaves the rest to the preempter.
+//! - The cause is published before the gate is closed, so whoever sees a closed gate finds its cause. The first wins.
+//! - A call is registered before it looks whether the host is closing or its parent is being stopped, and an interrupt
+//!   closes those before it walks the calls: nobody slips through between.
+
+pub(crate) mod preempter;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serialize;
+use ulid::Ulid;
+
+use crate::call::{CallId, CallState, Outcome};
+use crate::clock::nanos;
+use crate::gate::Found;
+use crate::host::Core;
+use crate::log::Record;
+use crate::log::entry::CALLS_NAMED_MAX;
+use crate::tools::Digest;
+
+/// A reason or an actor longer than this is cut (bytes).
+pub(crate) const TEXT_BYTES_MAX: usize = 1024;
+
+/// Why a call was stopped. Not ranked: the first one wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// A person pulled the switch.
+    Operator,
+    /// A halt that is in force covers the call.
+    Halted,
+    /// The host is shutting down.
+    Shutdown,
+    /// The call that invoked this one was stopped.
+    Parent,
+    /// The time granted to the call is over.
+    Deadline,
+    /// The fuel granted to the call is used up.
+    Fuel,
+    /// The memory granted to the call is used up.
+    Memory,
+    /// Something more urgent needs the room.
+    Priority,
+    /// The client said so, or dropped its handle.
+    Cancelled,
+    /// The client's connection is gone.
+    Disconnected,
+    /// The host is testing its own emergency stop.
+    Drill,
+}
+
+impl Cause {
+    /// The word in the log, in JSON and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Operator => "operator",
+            Cause::Halted => "halted",
+            Cause::Shutdown => "shutdown",
+            Cause::Parent => "parent",
+            Cause::Deadline => "deadline",
+            Cause::Fuel => "fuel",
+            Cause::Memory => "memory",
+            Cause::Priority => "priority",
+            Cause::Cancelled => "cancelled",
+            Cause::Disconnected => "disconnected",
+            Cause::Drill => "drill",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What is stopped, always with the children of what it names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// One call.
+    Call(CallId),
+    /// Every call made on behalf of this agent.
+    Agent(String),
+    /// Every call of a tool of this name, in whatever component.
+    Tool(String),
+    /// Every call of this component.
+    Component(Digest),
+    /// Every call of this host.
+    Host,
+    /// Every call that this interrupt can reach. From inside one host that is the host.
+    Everything,
+}
+
+impl Scope {
+    fn names(&self, call: &CallState) -> bool {
+        match self {
+            Scope::Call(id) => call.id == *id,
+            Scope::Agent(agent) => *call.agent == **agent,
+            Scope::Tool(tool) => *call.tool == **tool,
+            Scope::Component(digest) => call.component == Some(*digest),
+            Scope::Host | Scope::Everything => true,
+        }
+    }
+
+    /// Whether the call, or one of those that invoked it, is named. The chain is as long as calls may be nested.
+    fn covers(&self, call: &CallState) -> bool {
+        let mut next = Some(call);
+        while let Some(call) = next {
+            if self.names(call) {
+                return true;
+            }
+            next = call.parent.as_deref();
+        }
+        false
+    }
+}
+
+/// Who stops, why, and how much time is left to tidy up.
+#[derive(Clone, Debug)]
+pub struct Interrupt {
+    /// Why.
+    pub cause: Cause,
+    /// Who: the authenticated user, the client, or the host itself.
+    pub actor: String,
+    /// In the words of the actor; may be empty.
+    pub reason: String,
+    /// How long a cooperative tool may go on. It cannot commit any more. Zero by default.
+    pub grace: Duration,
+}
+
+impl Interrupt {
+    /// At once and without a reason. `actor` is cut at [`TEXT_BYTES_MAX`].
+    pub fn new(cause: Cause, actor: impl Into<String>) -> Self {
+        Self { cause, actor: short(actor), reason: String::new(), grace: Duration::ZERO }
+    }
+
+    /// In the words of the actor, cut at [`TEXT_BYTES_MAX`].
+    #[must_use]
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.reason = short(reason);
+        self
+    }
+
+    /// Time for a cooperative tool to tidy up. A later interrupt can only shorten it.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+}
+
+/// Cuts a text to a number of bytes, between characters.
+pub(crate) fn cut(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+    }
+}
+
+fn short(text: impl Into<String>) -> String {
+    let mut text = text.into();
+    cut(&mut text, TEXT_BYTES_MAX);
+    text
+}
+
+/// An interrupt as it was delivered: what the entries of the calls that it stopped point at.
+#[derive(Debug)]
+pub(crate) struct Delivered {
+    pub(crate) id: Ulid,
+    pub(crate) scope: Scope,
+    pub(crate) interrupt: Interrupt,
+    /// On the host's monotonic clock.
+    pub(crate) at_ns: u64,
+}
+
+/// Where a call stood when the interrupt met it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reached {
+    /// No guest instruction was running, and none will.
+    Halted,
+    /// On a processor: it stops at its next epoch check.
+    Running,
+    /// It has a grace period to tidy up.
+    Warned,
+    /// It had ended by itself.
+    TooLate,
+}
+
+/// What an interrupt reached. It has done its work when you hold this; waiting is optional.
+#[must_use = "an interrupt works without being waited for, but look at what it reached"]
+#[derive(Debug)]
+pub struct Interruption {
+    calls: Vec<(Arc<CallState>, Reached)>,
+}
+
+impl Interruption {
+    /// The calls in the scope and where each stood.
+    pub fn reached(&self) -> impl Iterator<Item = (CallId, Reached)> {
+        self.calls.iter().map(|(call, reached)| (call.id, *reached))
+    }
+
+    /// How many calls were in the scope.
+    pub fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Nobody was in the scope.
+    pub fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    /// Waits until every call that was reached is *released*: its store dropped, its outcome known. Without a bound of
+    /// its own: wrap it in a time-out and take what is not back by then as unconfirmed.
+    pub async fn released(self) -> Vec<Arc<Outcome>> {
+        let mut outcomes = Vec::with_capacity(self.calls.len());
+        for (call, _) in self.calls {
+            outcomes.push(call.outcome().await);
+        }
+        outcomes
+    }
+
+    /// The calls that are not released yet.
+    pub fn unconfirmed(&self) -> impl Iterator<Item = CallId> {
+        self.calls.iter().filter(|(call, _)| !call.is_released()).map(|(call, _)| call.id)
+    }
+}
+
+impl Core {
+    /// See [`Host::interrupt`](crate::Host::interrupt).
+    pub(crate) fn interrupt(&self, scope: Scope, interrupt: Interrupt) -> Interruption {
+        let delivered = self.delivery(scope, interrupt);
+        let mut reach = Reach::default();
+        self.inventory.walk(|call| {
+            if delivered.scope.names(call) {
+                reach.add(call, self.deliver(call, &delivered));
+            }
+        });
+        self.finish(delivered, reach)
+    }
+
+    /// As `interrupt` with the scope of one call that is at hand.
+    pub(crate) fn interrupt_call(&self, call: &Arc<CallState>, interrupt: Interrupt) -> Interruption {
+        let delivered = self.delivery(Scope::Call(call.id), interrupt);
+        let mut reach = Reach::default();
+        reach.add(call, self.deliver(call, &delivered));
+        self.finish(delivered, reach)
+    }
+
+    /// What is named is closed; now what it has invoked. A child that registered before its parent was closed is met by
+    /// this walk, one that comes later finds the parent closed.
+    fn finish(&self, delivered: Arc<Delivered>, mut reach: Reach) -> Interruption {
+        if self.inventory.has_nested() {
+            self.inventory.walk(|call| {
+                if delivered.scope.covers(call) && !call.gate.is_flagged() {
+                    reach.add(call, self.deliver(call, &delivered));
+                }
+            });
+        }
+        if reach.on_cpu {
+            self.engine.increment_epoch();
+        }
+        self.preempter.submit(reach.calls.iter().map(|(call, _)| call));
+        let calls = reach.calls.iter().take(CALLS_NAMED_MAX).map(|(call, reached)| (call.id, *reached)).collect();
+        self.log.record(Record::Interrupted { delivered, reached: reach.calls.len(), calls });
+        Interruption { calls: reach.calls }
+    }
+
+    fn delivery(&self, scope: Scope, interrupt: Interrupt) -> Arc<Delivered> {
+        Arc::new(Delivered { id: Ulid::generate(), scope, interrupt, at_ns: self.now_ns() })
+    }
+
+    /// Meets one call. The part that promise 2 is about.
+    fn deliver(&self, call: &Arc<CallState>, delivered: &Arc<Delivered>) -> Reached {
+        call.publish(delivered);
+        let grace = nanos(delivered.interrupt.grace);
+        if grace > 0 && !call.gate.is_interrupted() {
+            let until = delivered.at_ns.saturating_add(grace);
+            call.grace_until_ns.fetch_min(until, Ordering::AcqRel);
+            self.inventory.look_at(call.slot, until);
+            return match call.gate.flag() {
+                Found::Settled => Reached::TooLate,
+                Found::Suspended | Found::Running => Reached::Warned,
+            };
+        }
+        match call.gate.interrupt() {
+            Found::Settled => Reached::TooLate,
+            Found::Running => Reached::Running,
+            Found::Suspended => {
+                call.halted(self.now_ns());
+                Reached::Halted
+            }
+        }
+    }
+}
+
+impl Core {
+    /// The time to tidy up is over. Not an interrupt of its own: it was announced by the one that granted the time.
+    pub(crate) fn end_grace(&self, call: &Arc<CallState>) {
+        match call.gate.interrupt() {
+            Found::Settled => return,
+            Found::Running => self.engine.increment_epoch(),
+            Found::Suspended => call.halted(self.now_ns()),
+        }
+        self.preempter.submit(std::iter::once(call));
+    }
+}
+
+#[derive(Default)]
+struct Reach {
+    calls: Vec<(Arc<CallState>, Reached)>,
+    on_cpu: bool,
+}
+
+impl Reach {
+    fn add(&mut self, call: &Arc<CallState>, reached: Reached) {
+        self.on_cpu |= reached == Reached::Running;
+        self.calls.push((Arc::clone(call), reached));
+    }
+}

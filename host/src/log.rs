@@ -1,0 +1,140 @@
+//! The audit log: what is recorded, and the way there.
+//!
+//! Workers, interrupters and clients only push; one thread, the committer, writes ([`writer`]). Pushing never waits.
+//!
+//! Invariants:
+//! - The queue has room for the end of every registered call and for the interrupts that stop them: calls are refused
+//!   long before it is full. What still does not fit is counted, and the count is entered.
+//! - Commits have a queue of their own with a place for every call's ticket.
+
+pub(crate) mod entry;
+pub(crate) mod writer;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+
+use crossbeam_queue::ArrayQueue;
+use tokio::sync::oneshot;
+
+pub use self::entry::{Entry, EntryKind};
+use crate::call::{CallId, CallState, Outcome};
+use crate::interrupt::{Delivered, Reached};
+use crate::store::{Read, Space, StoreError, Write};
+
+/// Something to enter.
+pub(crate) enum Record {
+    /// The guest of this call is about to start.
+    Started(Arc<CallState>),
+    /// The call has ended.
+    Ended(Arc<CallState>, Arc<Outcome>),
+    /// Somebody stopped something. Turned into text by the writer, not by who stops.
+    Interrupted {
+        delivered: Arc<Delivered>,
+        /// How many calls were in the scope.
+        reached: usize,
+        /// Which, up to [`entry::CALLS_NAMED_MAX`].
+        calls: Vec<(CallId, Reached)>,
+    },
+    /// Answered once everything before it is in the store.
+    Flush(oneshot::Sender<Result<(), StoreError>>),
+}
+
+/// A transaction on its way into the store.
+pub(crate) struct Job {
+    pub(crate) call: Arc<CallState>,
+    pub(crate) space: Space,
+    pub(crate) reads: Vec<Read>,
+    pub(crate) writes: Vec<Write>,
+    pub(crate) last: bool,
+}
+
+/// The pushing side.
+pub(crate) struct Log {
+    records: ArrayQueue<(u64, Record)>,
+    commits: ArrayQueue<Job>,
+    /// Entries that did not fit.
+    lost: AtomicU64,
+    /// The store did not take the last batch.
+    failing: AtomicBool,
+    /// The writer waits without a time-out.
+    asleep: AtomicBool,
+    stop: AtomicBool,
+    writer: OnceLock<Thread>,
+    wall_ns: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl Log {
+    /// `wall_ns` is the time of day in nanoseconds since 1970.
+    pub(crate) fn new(calls_max: usize, wall_ns: Box<dyn Fn() -> u64 + Send + Sync>) -> Self {
+        // For each call a start, an end, an interrupt, and as much again for refusals and repeats.
+        let records_max = calls_max.max(256) * 8;
+        Self {
+            records: ArrayQueue::new(records_max),
+            // A withdrawn ticket may still be in the queue when its call's slot has been taken again.
+            commits: ArrayQueue::new(calls_max.max(1) * 2),
+            lost: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            writer: OnceLock::new(),
+            wall_ns,
+        }
+    }
+
+    /// Enters something. Never waits.
+    pub(crate) fn record(&self, record: Record) {
+        if self.records.push(((self.wall_ns)(), record)).is_err() {
+            self.lost.fetch_add(1, Ordering::AcqRel);
+        }
+        if self.asleep.swap(false, Ordering::AcqRel) {
+            self.unpark();
+        }
+    }
+
+    /// Hands a transaction to the committer, whose ticket is queued already.
+    pub(crate) fn commit(
+        &self,
+        call: &Arc<CallState>,
+        space: Space,
+        reads: Vec<Read>,
+        writes: Vec<Write>,
+        last: bool,
+    ) -> Result<(), StoreError> {
+        let job = Job { call: Arc::clone(call), space, reads, writes, last };
+        self.commits.push(job).map_err(|_| StoreError::Busy)?;
+        self.asleep.store(false, Ordering::Release);
+        self.unpark();
+        Ok(())
+    }
+
+    /// Why no call may start: what it would do could not be entered.
+    pub(crate) fn refuses(&self) -> Option<&'static str> {
+        if self.failing.load(Ordering::Acquire) {
+            return Some("the log cannot be written; calls are refused until it can");
+        }
+        // Half of the queue is for the ends and the interrupts of what already runs.
+        (self.records.len() > self.records.capacity() / 2)
+            .then_some("the log is too far behind; calls are refused until it has caught up")
+    }
+
+    /// Waits until everything recorded so far is in the store.
+    pub(crate) async fn flush(&self) -> Result<(), StoreError> {
+        let (done, flushed) = oneshot::channel();
+        self.record(Record::Flush(done));
+        self.unpark();
+        flushed.await.unwrap_or_else(|_| Err(StoreError::Io("the log's thread has ended".into())))
+    }
+
+    /// Lets the writer end once it has written what is there.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.unpark();
+    }
+
+    fn unpark(&self) {
+        if let Some(writer) = self.writer.get() {
+            writer.unpark();
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What one entry of the log says.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use serde_json::Value;
+use ulid::Ulid;
+
+use crate::call::outcome::micros;
+use crate::call::{CallId, CallState, Commits, Effect, End, Outcome};
+use crate::interrupt::{Cause, Delivered, Reached, Scope};
+use crate::transaction::Size;
+
+/// An interrupt's entry names at most this many of the calls that it reached, and counts them all.
+pub(crate) const CALLS_NAMED_MAX: usize = 1000;
+
+/// One record of the audit log. A store adds what ties it to the others.
+#[derive(Clone, Debug, Serialize)]
+pub struct Entry {
+    /// RFC 3339, UTC, microseconds.
+    pub at: String,
+    /// The host that wrote it.
+    pub host: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EntryKind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum EntryKind {
+    /// A call's guest was started; its end was not in the same batch.
+    Start {
+        /// Which call.
+        call: String,
+        /// On whose behalf.
+        agent: String,
+        /// Which tool.
+        tool: String,
+        /// The component's digest.
+        component: Option<String>,
+        /// The call that invoked it.
+        parent: Option<String>,
+    },
+    /// A transaction became durable. Written with it, in one database transaction.
+    Commit {
+        /// Which call.
+        call: String,
+        /// The how-manieth commit of this call, from one.
+        point: u64,
+        /// How much.
+        #[serde(flatten)]
+        size: Size,
+    },
+    /// A call has ended.
+    End(Box<EndEntry>),
+    /// Somebody stopped something.
+    Interrupt {
+        /// What the ends of the calls refer to.
+        interrupt: String,
+        /// What was to be stopped.
+        scope: Scope,
+        /// Why.
+        cause: Cause,
+        /// Who.
+        actor: String,
+        /// In the words of the actor.
+        reason: String,
+        /// Time to tidy up (µs).
+        grace_us: u64,
+        /// How many calls were in the scope.
+        reached: u64,
+        /// Which, up to a bound, and where each stood.
+        calls: Vec<(CallId, Reached)>,
+    },
+    /// A call was not allowed to start.
+    Refusal {
+        /// Which call.
+        call: String,
+        /// On whose behalf.
+        agent: String,
+        /// Which tool.
+        tool: String,
+        /// Why.
+        why: String,
+    },
+    /// There was no room for this many entries.
+    Lost {
+        /// How many.
+        entries: u64,
+    },
+}
+
+/// How a call ended. See [`Outcome`].
+#[derive(Clone, Debug, Serialize)]
+pub struct EndEntry {
+    /// Which call.
+    pub call: String,
+    /// On whose behalf.
+    pub agent: String,
+    /// Which tool.
+    pub tool: String,
+    /// The component's digest.
+    pub component: Option<String>,
+    /// The call that invoked it.
+    pub parent: Option<String>,
+    /// The start is told by this entry: there is none of its own.
+    pub with_start: bool,
+    /// `completed`, `failed`, `invalid-input`, `conflict`, `stopped`, `trapped` or `refused`.
+    pub status: &'static str,
+    /// The tool's code, if it failed.
+    pub code: Option<String>,
+    /// Why it was stopped.
+    pub cause: Option<Cause>,
+    /// Who stopped it.
+    pub actor: Option<String>,
+    /// In the words of the actor.
+    pub reason: Option<String>,
+    /// The entry of the interrupt that stopped it.
+    pub interrupt: Option<String>,
+    /// What became durable.
+    pub commits: Commits,
+    /// What was written and is gone.
+    pub discarded: Size,
+    /// What cannot be taken back.
+    pub effects: Vec<Effect>,
+    /// Consumed by the guest.
+    pub fuel: u64,
+    /// From the start of the guest (µs).
+    pub elapsed_us: f64,
+    /// From the interrupt until no guest instruction could run (µs).
+    pub halted_us: Option<f64>,
+    /// From the interrupt until the store was dropped (µs).
+    pub released_us: Option<f64>,
+}
+
+impl Entry {
+    pub(crate) fn new(at_ns: u64, host: Ulid, kind: EntryKind) -> Self {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(at_ns);
+        Self { at: humantime::format_rfc3339_micros(at).to_string(), host: format!("host-{host}"), kind }
+    }
+
+    /// As one JSON object.
+    pub fn to_json(&self) -> Value {
+        serde_json::to_value(self).unwrap_or(Value::Null)
+    }
+
+    /// Also as a `tracing` event, for whoever listens.
+    pub(crate) fn trace(&self) {
+        if tracing::enabled!(target: "estop::log", tracing::Level::INFO) {
+            tracing::info!(target: "estop::log", entry = %self.to_json());
+        }
+    }
+}
+
+impl EntryKind {
+    pub(crate) fn started(call: &CallState) -> Self {
+        EntryKind::Start {
+            call: call.id.to_string(),
+            agent: call.agent.to_string(),
+            tool: call.tool.to_string(),
+            component: call.component.map(|digest| digest.to_string()),
+            parent: call.parent.as_ref().map(|parent| parent.id.to_string()),
+        }
+    }
+
+    pub(crate) fn committed(call: &CallState) -> Self {
+        EntryKind::Commit { call: call.id.to_string(), point: call.commits.points() + 1, size: call.commits.pending() }
+    }
+
+    pub(crate) fn ended(call: &CallState, outcome: &Outcome, with_start: bool) -> Self {
+        if let End::Refused(why) = &outcome.end {
+            return EntryKind::Refusal {
+                call: call.id.to_string(),
+                agent: call.agent.to_string(),
+                tool: call.tool.to_string(),
+                why: why.clone(),
+            };
+        }
+        let stopped = outcome.end.stopped();
+        EntryKind::End(Box::new(EndEntry {
+            call: call.id.to_string(),
+            agent: outcome.agent.clone(),
+            tool: outcome.tool.clone(),
+            component: outcome.component.map(|digest| digest.to_string()),
+            parent: call.parent.as_ref().map(|parent| parent.id.to_string()),
+            with_start,
+            status: outcome.end.status(),
+            code: match &outcome.end {
+                End::Failed(failure) => Some(failure.code.clone()),
+                _ => None,
+            },
+            cause: stopped.map(|s| s.cause),
+            actor: stopped.map(|s| s.actor.clone()),
+            reason: stopped.map(|s| s.reason.clone()),
+            interrupt: stopped.and(call.interrupted()).map(|delivered| interrupt_id(&delivered)),
+            commits: outcome.commits,
+            discarded: outcome.discarded,
+            effects: outcome.effects.clone(),
+            fuel: outcome.fuel,
+            elapsed_us: micros(outcome.elapsed),
+            halted_us: stopped.map(|s| micros(s.halted)),
+            released_us: stopped.map(|s| micros(s.released)),
+        }))
+    }
+
+    pub(crate) fn interrupted(delivered: &Delivered, reached: usize, calls: Vec<(CallId, Reached)>) -> Self {
+        let interrupt = &delivered.interrupt;
+        EntryKind::Interrupt {
+            interrupt: interrupt_id(delivered),
+            scope: delivered.scope.clone(),
+            cause: interrupt.cause,
+            actor: interrupt.actor.clone(),
+            reason: interrupt.reason.clone(),
+            grace_us: u64::try_from(interrupt.grace.as_micros()).unwrap_or(u64::MAX),
+            reached: reached as u64,
+            calls,
+        }
+    }
+}
+
+fn interrupt_id(delivered: &Delivered) -> String {
+    format!("interrupt-{}", delivered.id)
+}

@@ -1,0 +1,5 @@
+//! The `estop` command.
+
+fn main() -> std::process::ExitCode {
+    estop::cli::main()
+}

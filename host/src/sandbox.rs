@@ -1,0 +1,253 @@
+//! The sandbox: one store for one call, with its limits, its transaction and what it was granted.
+//!
+//! Invariants:
+//! - A store serves one call and is dropped, never used again, however the call ended.
+//! - Every limit of [`CallLimits`](crate::CallLimits) is armed before the first guest instruction, start functions
+//!   included, and the epoch deadline is set before the gate is looked at.
+
+mod limiter;
+mod stderr;
+
+use std::any::TypeId;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use wasmtime::{Store, UpdateDeadline};
+use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
+
+pub(crate) use self::limiter::LimitReached;
+use self::limiter::Limiter;
+use self::stderr::Stderr;
+use crate::call::{CallLimits, CallState, Effect, EffectState};
+use crate::engine::FUEL_INTERVAL;
+use crate::host::Core;
+use crate::hostcalls::bindings::Guest;
+use crate::hostcalls::clocks::CoarseClock;
+use crate::interrupt::Cause;
+use crate::store::Space;
+use crate::tools::Code;
+use crate::transaction::Transaction;
+
+/// What the epoch callback answers when the gate is closed. Never leaves the host: the gate says the rest.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(crate) struct Interrupted;
+
+/// What host functions know about the call that they serve. An embedder's own get it too.
+pub struct CallCtx {
+    pub(crate) call: Arc<CallState>,
+    pub(crate) core: Arc<Core>,
+    pub(crate) transaction: Transaction,
+    pub(crate) table: ResourceTable,
+    pub(crate) describing: bool,
+    wasi: WasiCtx,
+    limiter: Limiter,
+    effects: Vec<(String, Arc<AtomicBool>)>,
+    effects_max: usize,
+    stderr: Stderr,
+}
+
+/// More effects than a call may have.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the call has had {0} effects outside its transaction and may have no more")]
+pub struct TooManyEffects(usize);
+
+/// Something that is about to leave the sandbox. Dropped without [`performed`](Self::performed), nobody knows how it
+/// ended, and that is what the outcome says.
+#[must_use = "an effect that is not marked as performed is reported as unknown"]
+#[derive(Debug)]
+pub struct EffectGuard {
+    performed: Arc<AtomicBool>,
+}
+
+impl EffectGuard {
+    /// It is known to have happened.
+    pub fn performed(self) {
+        self.performed.store(true, Ordering::Release);
+    }
+}
+
+impl CallCtx {
+    /// The agent on whose behalf the call is made.
+    pub fn agent(&self) -> &str {
+        &self.call.agent
+    }
+
+    /// The tool that is called.
+    pub fn tool(&self) -> &str {
+        &self.call.tool
+    }
+
+    /// The call.
+    pub fn call_id(&self) -> crate::CallId {
+        self.call.id
+    }
+
+    /// The component only says what tools it has: a host function that does anything should refuse.
+    pub fn is_describing(&self) -> bool {
+        self.describing
+    }
+
+    /// What the embedder gave to [`HostBuilder::share`](crate::HostBuilder::share).
+    pub fn shared<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        let value = self.core.shared.get(&TypeId::of::<T>())?;
+        Arc::clone(value).downcast().ok()
+    }
+
+    /// Host resources of this call.
+    pub fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+
+    pub(crate) fn stderr_text(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// Resolves with the cause when somebody asks the call to stop, so that a host function that waits can select on it
+    /// and leave nothing behind. Borrows nothing; may be sent to another task. At a stop without a grace period a host
+    /// function is dropped where it waits.
+    pub fn interrupted(&self) -> impl Future<Output = Cause> + Send + use<> {
+        let call = Arc::clone(&self.call);
+        async move {
+            loop {
+                let warned = call.warned.notified();
+                if let Some(delivered) = call.interrupted().filter(|_| call.gate.is_flagged()) {
+                    return delivered.interrupt.cause;
+                }
+                warned.await;
+            }
+        }
+    }
+
+    /// To be called before something leaves the sandbox that a rollback cannot take back.
+    ///
+    /// # Errors
+    /// The call has had as many effects as it may: do not perform this one.
+    pub fn effect(&mut self, name: impl Into<String>) -> Result<EffectGuard, TooManyEffects> {
+        if self.effects.len() >= self.effects_max {
+            return Err(TooManyEffects(self.effects_max));
+        }
+        let performed = Arc::new(AtomicBool::new(false));
+        self.effects.push((name.into(), Arc::clone(&performed)));
+        Ok(EffectGuard { performed })
+    }
+}
+
+impl WasiView for CallCtx {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+/// What is left when a call has ended and its store is dropped.
+#[derive(Default)]
+pub(crate) struct Remains {
+    pub(crate) fuel: u64,
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) stderr: String,
+}
+
+pub(crate) struct Sandbox {
+    store: Store<CallCtx>,
+    fuel: u64,
+}
+
+impl Sandbox {
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        call: &Arc<CallState>,
+        code: &Code,
+        space: Space,
+        limits: &CallLimits,
+        describing: bool,
+    ) -> wasmtime::Result<Self> {
+        let stderr = Stderr::new(limits.stderr_bytes_max);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.resources_max);
+        let ctx = CallCtx {
+            wasi: wasi(core, code, limits, &stderr),
+            limiter: Limiter::new(limits.memory_bytes_max, core.limits.table_elements_max),
+            transaction: Transaction::new(space, Arc::clone(&core.state_limits)),
+            call: Arc::clone(call),
+            core: Arc::clone(core),
+            table,
+            describing,
+            effects: Vec::new(),
+            effects_max: limits.effects_max,
+            stderr,
+        };
+        let mut store = Store::new(&core.engine, ctx);
+        store.limiter(|ctx| &mut ctx.limiter);
+        store.set_hostcall_fuel(limits.transfer_bytes_max);
+        store.set_max_component_handles(limits.resources_max);
+        store.set_fuel(limits.fuel)?;
+        store.fuel_async_yield_interval(Some(FUEL_INTERVAL))?;
+        store.epoch_deadline_callback(|cx| {
+            // Nothing but this one load: a callback may not touch the store.
+            if cx.data().call.gate.is_interrupted() {
+                Err(Interrupted.into())
+            } else {
+                Ok(UpdateDeadline::YieldCustom(1, Box::pin(yield_once())))
+            }
+        });
+        store.set_epoch_deadline(1);
+        Ok(Self { store, fuel: limits.fuel })
+    }
+
+    /// Instantiates. Start functions run here, so this is guest code like any other.
+    pub(crate) async fn instantiate(&mut self, code: &Code) -> wasmtime::Result<Guest> {
+        code.pre.instantiate_async(&mut self.store).await
+    }
+
+    pub(crate) fn store(&mut self) -> &mut Store<CallCtx> {
+        &mut self.store
+    }
+
+    /// Drops the store.
+    pub(crate) fn dismantle(self) -> Remains {
+        let fuel = self.fuel.saturating_sub(self.store.get_fuel().unwrap_or(0));
+        let ctx = self.store.into_data();
+        let state = |performed: &AtomicBool| match performed.load(Ordering::Acquire) {
+            true => EffectState::Performed,
+            false => EffectState::Unknown,
+        };
+        let effects = ctx.effects.iter().map(|(name, p)| Effect { name: name.clone(), state: state(p) }).collect();
+        Remains { fuel, effects, stderr: ctx.stderr.text() }
+    }
+}
+
+/// What is not granted is linked all the same, in an empty form: no arguments, no environment, no preopened directories,
+/// closed streams, no network, a seeded random source, a coarse clock.
+fn wasi(core: &Arc<Core>, code: &Code, limits: &CallLimits, stderr: &Stderr) -> WasiCtx {
+    let seed = *code.digest.as_bytes();
+    let clock = CoarseClock::new(Arc::clone(&core.clock));
+    WasiCtx::builder()
+        .stderr(stderr.clone())
+        // The same for each call, so that the same input uses the same fuel.
+        .secure_random(StdRng::from_seed(seed))
+        .insecure_random(StdRng::from_seed(seed))
+        .insecure_random_seed(u128::from_le_bytes(std::array::from_fn(|at| seed[at])))
+        .max_random_size(limits.transfer_bytes_max as u64)
+        .wall_clock(clock.clone())
+        .monotonic_clock(clock)
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .build()
+}
+
+/// Gives the other guests of this worker a turn.
+fn yield_once() -> impl Future<Output = ()> + Send {
+    let mut yielded = false;
+    std::future::poll_fn(move |cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+}

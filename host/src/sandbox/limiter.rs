@@ -1,0 +1,53 @@
+//! Memory and tables of one call.
+//!
+//! Invariant: what all memories of the call have together stays within its limit. Growing past it is a typed error and
+//! not a failed `memory.grow`, which a guest's allocator would turn into a trap without a cause.
+
+use wasmtime::ResourceLimiter;
+
+/// A limit that stops the call.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub(crate) enum LimitReached {
+    #[error("the call's memory would grow to {bytes} bytes; it was granted {bytes_max}")]
+    Memory { bytes: usize, bytes_max: usize },
+    #[error("a table would grow to {elements} elements; the limit is {elements_max}")]
+    Table { elements: usize, elements_max: usize },
+}
+
+pub(crate) struct Limiter {
+    memory_bytes: usize,
+    memory_bytes_max: usize,
+    table_elements_max: usize,
+}
+
+impl Limiter {
+    pub(crate) fn new(memory_bytes_max: usize, table_elements_max: usize) -> Self {
+        Self { memory_bytes: 0, memory_bytes_max, table_elements_max }
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        // Its own declaration forbids it: the guest is answered -1 as the specification says.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        let bytes = self.memory_bytes.saturating_add(desired.saturating_sub(current));
+        if bytes > self.memory_bytes_max {
+            return Err(LimitReached::Memory { bytes, bytes_max: self.memory_bytes_max }.into());
+        }
+        self.memory_bytes = bytes;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        if desired > self.table_elements_max {
+            let elements_max = self.table_elements_max;
+            return Err(LimitReached::Table { elements: desired, elements_max }.into());
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,166 @@
+//! The durable store's contract: versioned keys, and one operation that validates, writes and logs together.
+//!
+//! An implementation is trusted with promises 8 and 14. [`conformance`] is a suite that every implementation runs.
+
+pub mod conformance;
+pub mod memory;
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::log::Entry;
+
+/// Whose state: each agent has its own with each component. Sharing is a grant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Space {
+    /// The agent's name.
+    pub agent: Arc<str>,
+    /// The name under which the component was loaded; it survives a new version of the component.
+    pub component: Arc<str>,
+}
+
+/// A key within a space.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// The bucket's name.
+    pub bucket: Arc<str>,
+    /// The key's name in the bucket.
+    pub key: Arc<str>,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key `{}` of bucket `{}`", self.key, self.bucket)
+    }
+}
+
+/// When something was last changed, from one sequence for the whole store. `ABSENT` is the version of what is not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(pub u64);
+
+impl Version {
+    /// The version of a key or bucket that does not exist. A key that was deleted is as absent as one that never was:
+    /// a transaction is serialised at its commit, and then only what is there counts.
+    pub const ABSENT: Version = Version(0);
+}
+
+/// The keys of one bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Changes whenever a key appears in the bucket or vanishes from it.
+    pub version: Version,
+    /// In order.
+    pub keys: Vec<Arc<str>>,
+}
+
+/// Something a transaction relied on.
+#[derive(Clone, Debug)]
+pub enum Read {
+    /// The key had this version.
+    Key(Key, Version),
+    /// The bucket's set of keys had this version.
+    Listing(Arc<str>, Version),
+}
+
+/// A key that a transaction sets, or removes.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Which.
+    pub key: Key,
+    /// The new value; `None` removes the key.
+    pub value: Option<Arc<[u8]>>,
+}
+
+/// A store cannot do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The agent would keep more with this component than it may.
+    #[error("the state of agent `{agent}` with `{component}` would grow to {bytes} bytes; the limit is {bytes_max}")]
+    Quota {
+        /// Whose state.
+        agent: Arc<str>,
+        /// With which component.
+        component: Arc<str>,
+        /// What it would be.
+        bytes: u64,
+        /// What it may be.
+        bytes_max: u64,
+    },
+    /// More keys than a transaction may list.
+    #[error("bucket `{bucket}` has more than {keys_max} keys, too many to list in one transaction")]
+    TooManyKeys {
+        /// The bucket's name.
+        bucket: Arc<str>,
+        /// The limit.
+        keys_max: usize,
+    },
+    /// More commits wait than the host has room for.
+    #[error("more commits are waiting than the host has room for; try again later")]
+    Busy,
+    /// Reading or writing failed.
+    #[error("the store failed: {0}")]
+    Io(String),
+}
+
+/// What became of one commit in a batch.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Part of the batch: as durable as the batch.
+    Applied,
+    /// An interrupt withdrew it; nothing of it was applied.
+    Withdrawn,
+    /// Something it had read has changed; nothing of it was applied. Names the first such thing.
+    Conflict(String),
+    /// It may not be applied; nothing of it was.
+    Refused(StoreError),
+}
+
+/// One call's transaction, to be committed whole or not at all.
+pub struct Commit<'a> {
+    /// Whose state.
+    pub space: &'a Space,
+    /// What must still be so.
+    pub reads: &'a [Read],
+    /// What to do.
+    pub writes: &'a [Write],
+    /// What the agent may keep with this component (bytes of keys and values).
+    pub space_bytes_max: u64,
+    /// Written if and only if the commit is applied.
+    pub entry: Entry,
+    /// To be asked once, after validation and before applying: `false` means that the commit was withdrawn. After
+    /// `true` the store must apply it, unless the whole batch fails.
+    pub decide: &'a dyn Fn() -> bool,
+}
+
+/// Where state and log live.
+///
+/// Reads may come from many threads at once; `write` is called from one thread at a time.
+pub trait Store: Send + Sync + 'static {
+    /// The newest committed value of a key and its version.
+    fn get<'a>(
+        &'a self,
+        space: &'a Space,
+        key: &'a Key,
+    ) -> BoxFuture<'a, Result<(Version, Option<Arc<[u8]>>), StoreError>>;
+
+    /// The keys of a bucket, or an error if there are more than `keys_max`.
+    fn list<'a>(
+        &'a self,
+        space: &'a Space,
+        bucket: &'a Arc<str>,
+        keys_max: usize,
+    ) -> BoxFuture<'a, Result<Listing, StoreError>>;
+
+    /// One database transaction: for each commit validates its reads, asks `decide`, applies its writes and appends its
+    /// entry; then appends `entries`; then makes it all durable at once. One verdict for each commit, in order.
+    ///
+    /// # Errors
+    /// Nothing of the batch is known to be durable. Commits that were decided are then *unknown*, until a look at the
+    /// log after reopening.
+    fn write(&self, commits: &mut [Commit<'_>], entries: &[Entry]) -> Result<Vec<Verdict>, StoreError>;
+
+    /// Up to `count_max` entries of the log from position `from`, oldest first.
+    fn entries(&self, from: u64, count_max: usize) -> Result<Vec<Entry>, StoreError>;
+}

@@ -1,0 +1,185 @@
+//! A store in memory: for tests, for tools that keep nothing, and as the plainest statement of the contract.
+//!
+//! Invariant: `inner` changes only in `write`, whole commits at a time and under its lock; a reader sees a state between
+//! two batches.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use futures_util::FutureExt;
+use futures_util::future::{self, BoxFuture};
+
+use super::{Commit, Key, Listing, Read, Space, Store, StoreError, Verdict, Version};
+use crate::log::Entry;
+
+/// The log keeps this many entries; older ones are dropped, since nothing here outlives the process anyway.
+pub const ENTRIES_MAX: usize = 1 << 18;
+
+/// See the module's documentation.
+#[derive(Default)]
+pub struct Memory {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    sequence: u64,
+    spaces: HashMap<Space, SpaceState>,
+    log: VecDeque<Entry>,
+    log_dropped: u64,
+}
+
+#[derive(Default)]
+struct SpaceState {
+    bytes: u64,
+    buckets: HashMap<Arc<str>, Bucket>,
+}
+
+#[derive(Default)]
+struct Bucket {
+    /// When its set of keys last changed.
+    version: Version,
+    keys: BTreeMap<Arc<str>, (Version, Arc<[u8]>)>,
+}
+
+impl Memory {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn bucket(&self, space: &Space, name: &str) -> Option<&Bucket> {
+        self.spaces.get(space)?.buckets.get(name)
+    }
+
+    fn version(&self, space: &Space, key: &Key) -> Version {
+        let found = self.bucket(space, &key.bucket).and_then(|bucket| bucket.keys.get(&*key.key));
+        found.map_or(Version::ABSENT, |(version, _)| *version)
+    }
+
+    /// What has changed since it was read, if anything.
+    fn changed(&self, commit: &Commit<'_>) -> Option<String> {
+        commit.reads.iter().find_map(|read| match read {
+            Read::Key(key, version) => {
+                (self.version(commit.space, key) != *version).then(|| format!("{key} was changed by someone else"))
+            }
+            Read::Listing(name, version) => {
+                let now = self.bucket(commit.space, name).map_or(Version::ABSENT, |bucket| bucket.version);
+                (now != *version).then(|| format!("keys of bucket `{name}` were added or removed by someone else"))
+            }
+        })
+    }
+
+    fn bytes_after(&self, commit: &Commit<'_>) -> u64 {
+        let state = self.spaces.get(commit.space);
+        commit.writes.iter().fold(state.map_or(0, |state| state.bytes), |bytes, write| {
+            let old = self.bucket(commit.space, &write.key.bucket).and_then(|bucket| bucket.keys.get(&*write.key.key));
+            let old = old.map_or(0, |(_, value)| stored_bytes(&write.key.key, value));
+            let new = write.value.as_ref().map_or(0, |value| stored_bytes(&write.key.key, value));
+            (bytes + new).saturating_sub(old)
+        })
+    }
+
+    fn apply(&mut self, commit: &Commit<'_>, bytes: u64) {
+        let state = self.spaces.entry(commit.space.clone()).or_default();
+        state.bytes = bytes;
+        for write in commit.writes {
+            self.sequence += 1;
+            let version = Version(self.sequence);
+            let bucket = state.buckets.entry(Arc::clone(&write.key.bucket)).or_default();
+            let old = match &write.value {
+                Some(value) => bucket.keys.insert(Arc::clone(&write.key.key), (version, Arc::clone(value))),
+                None => bucket.keys.remove(&*write.key.key),
+            };
+            if old.is_some() != write.value.is_some() {
+                bucket.version = version;
+            }
+        }
+    }
+
+    fn append(&mut self, entry: Entry) {
+        if self.log.len() >= ENTRIES_MAX {
+            self.log.pop_front();
+            self.log_dropped += 1;
+        }
+        self.log.push_back(entry);
+    }
+}
+
+fn stored_bytes(key: &str, value: &[u8]) -> u64 {
+    (key.len() + value.len()) as u64
+}
+
+impl Store for Memory {
+    fn get<'a>(
+        &'a self,
+        space: &'a Space,
+        key: &'a Key,
+    ) -> BoxFuture<'a, Result<(Version, Option<Arc<[u8]>>), StoreError>> {
+        let inner = self.read();
+        let found = inner.bucket(space, &key.bucket).and_then(|bucket| bucket.keys.get(&*key.key));
+        let found = found.map_or((Version::ABSENT, None), |(version, value)| (*version, Some(Arc::clone(value))));
+        future::ready(Ok(found)).boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        space: &'a Space,
+        bucket: &'a Arc<str>,
+        keys_max: usize,
+    ) -> BoxFuture<'a, Result<Listing, StoreError>> {
+        let inner = self.read();
+        let listing = match inner.bucket(space, bucket) {
+            None => Ok(Listing::default()),
+            Some(found) if found.keys.len() > keys_max => {
+                Err(StoreError::TooManyKeys { bucket: Arc::clone(bucket), keys_max })
+            }
+            Some(found) => Ok(Listing { version: found.version, keys: found.keys.keys().cloned().collect() }),
+        };
+        future::ready(listing).boxed()
+    }
+
+    fn write(&self, commits: &mut [Commit<'_>], entries: &[Entry]) -> Result<Vec<Verdict>, StoreError> {
+        let mut inner = self.lock();
+        let mut verdicts = Vec::with_capacity(commits.len());
+        for commit in commits {
+            let bytes = inner.bytes_after(commit);
+            verdicts.push(if let Some(what) = inner.changed(commit) {
+                Verdict::Conflict(what)
+            } else if bytes > commit.space_bytes_max && !commit.writes.is_empty() {
+                Verdict::Refused(StoreError::Quota {
+                    agent: Arc::clone(&commit.space.agent),
+                    component: Arc::clone(&commit.space.component),
+                    bytes,
+                    bytes_max: commit.space_bytes_max,
+                })
+            } else if !(commit.decide)() {
+                Verdict::Withdrawn
+            } else {
+                inner.apply(commit, bytes);
+                inner.append(commit.entry.clone());
+                Verdict::Applied
+            });
+        }
+        for entry in entries {
+            inner.append(entry.clone());
+        }
+        Ok(verdicts)
+    }
+
+    fn entries(&self, from: u64, count_max: usize) -> Result<Vec<Entry>, StoreError> {
+        let inner = self.read();
+        let skip = usize::try_from(from.saturating_sub(inner.log_dropped)).unwrap_or(usize::MAX);
+        Ok(inner.log.iter().skip(skip).take(count_max).cloned().collect())
+    }
+}

@@ -1,0 +1,358 @@
+//! Components and the tools they export: loading, checking, compiling, describing.
+//!
+//! Invariant: what is in the table was admitted, compiled by this engine, and has described itself in a gated, limited
+//! call without grants. A component is known by the digest of the bytes that were given, not of what they became.
+
+pub(crate) mod admission;
+pub(crate) mod describe;
+mod digest;
+pub(crate) mod schema;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component as Compiled, InstancePre, Linker, ResourceType};
+
+pub use self::admission::AdmissionError;
+pub use self::describe::{Hints, ToolInfo};
+pub use self::digest::Digest;
+use crate::engine::TABLES_PER_SANDBOX;
+use crate::host::Core;
+use crate::hostcalls::bindings::GuestPre;
+use crate::sandbox::CallCtx;
+
+/// Length of the name under which a component is loaded (bytes).
+pub(crate) const NAME_BYTES_MAX: usize = 128;
+
+/// Where a component comes from, and what is known about it beforehand.
+#[derive(Clone, Debug)]
+pub struct Source {
+    bytes: Bytes,
+    name: Option<String>,
+    expected: Option<Digest>,
+}
+
+#[derive(Clone, Debug)]
+enum Bytes {
+    File(PathBuf),
+    Memory(Arc<[u8]>),
+}
+
+impl Source {
+    /// A `.wasm` file. Its stem is the component's name.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self { bytes: Bytes::File(path.into()), name: None, expected: None }
+    }
+
+    /// The bytes of a component. Without a name its digest stands for it.
+    pub fn bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self { bytes: Bytes::Memory(bytes.into()), name: None, expected: None }
+    }
+
+    /// The name whose state the component gets: components of one name share what an agent keeps with them, so that a
+    /// new version finds what the old one left.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Refuses to load anything else.
+    #[must_use]
+    pub fn expect_digest(mut self, digest: Digest) -> Self {
+        self.expected = Some(digest);
+        self
+    }
+
+    fn name(&self, digest: Digest) -> String {
+        let stem = match &self.bytes {
+            Bytes::File(path) => path.file_stem().map(|stem| stem.to_string_lossy().into_owned()),
+            Bytes::Memory(_) => None,
+        };
+        self.name.clone().or(stem).unwrap_or_else(|| digest.to_string())
+    }
+
+    async fn read(&self, bytes_max: usize) -> Result<Arc<[u8]>, LoadError> {
+        let (bytes, path) = match &self.bytes {
+            Bytes::Memory(bytes) => (Arc::clone(bytes), None),
+            Bytes::File(path) => {
+                let open = path.clone();
+                let read = tokio::task::spawn_blocking(move || read_file(&open, bytes_max)).await;
+                let read = read.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+                let bytes = read.map_err(|error| LoadError::Read { path: path.clone(), error })?;
+                (bytes.into(), Some(path.clone()))
+            }
+        };
+        if bytes.len() > bytes_max { Err(LoadError::TooLarge { path, bytes_max }) } else { Ok(bytes) }
+    }
+}
+
+/// Reads one byte more than allowed at most, so that a file that is too large is noticed and not read.
+fn read_file(path: &std::path::Path, bytes_max: usize) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let file = std::fs::File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A component could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The file could not be read.
+    #[error("cannot read `{}`: {error}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// More bytes than the host accepts.
+    #[error("the component{} is larger than {bytes_max} bytes; raise `component_bytes_max` if it is meant to be",
+        path.as_ref().map(|path| format!(" `{}`", path.display())).unwrap_or_default())]
+    TooLarge {
+        /// Which file, if it was one.
+        path: Option<PathBuf>,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// The bytes are not the expected ones.
+    #[error("expected {expected}, but the component is {found}; it was not loaded")]
+    Digest {
+        /// What the caller expects.
+        expected: Digest,
+        /// What is there.
+        found: Digest,
+    },
+    /// The name cannot be used.
+    #[error(
+        "the component's name {0:?} cannot be used: 1 to {NAME_BYTES_MAX} bytes without `/`, `\\` and control \
+             characters, and not `.` or `..`"
+    )]
+    Name(String),
+    /// Not a component that can be run here.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    /// It needs interfaces that nobody grants it.
+    #[error("the component imports {}, which {} not granted here", .0.join(", "), if .0.len() == 1 { "is" } else { "are" })]
+    Imports(Vec<String>),
+    /// It has what is needed, but of another type than the contract says.
+    #[error("the component does not fit the contract: {0}")]
+    Contract(String),
+    /// Cranelift does not compile it, or the pool cannot hold it.
+    #[error("cannot compile the component: {0}")]
+    Compile(String),
+    /// It could not say what tools it has.
+    #[error("the component's `list-tools` did not answer: {0}")]
+    Describe(String),
+    /// What it says of its tools is not acceptable.
+    #[error("the component describes its tools badly: {0}")]
+    Tools(String),
+    /// No room.
+    #[error("{0} components are loaded, and there is no room for more; unload one")]
+    TooMany(usize),
+    /// The host is going away.
+    #[error("the host is shutting down")]
+    Closing,
+}
+
+/// A loaded component. Cloning is cheap.
+#[derive(Clone)]
+pub struct Component {
+    pub(crate) inner: Arc<Loaded>,
+}
+
+pub(crate) struct Loaded {
+    pub(crate) digest: Digest,
+    pub(crate) name: Arc<str>,
+    pub(crate) tools: Vec<ToolInfo>,
+    pub(crate) code: Arc<Code>,
+}
+
+/// What is needed to run a component.
+pub(crate) struct Code {
+    pub(crate) digest: Digest,
+    pub(crate) pre: GuestPre<CallCtx>,
+    /// Places that an instance takes in the pool.
+    pub(crate) places: u32,
+    imports: Vec<String>,
+}
+
+impl Component {
+    /// The SHA-256 of the bytes that were loaded.
+    pub fn digest(&self) -> Digest {
+        self.inner.digest
+    }
+
+    /// The name whose state it has.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// What it exports.
+    pub fn tools(&self) -> &[ToolInfo] {
+        &self.inner.tools
+    }
+
+    /// What it imports, as the component names it.
+    pub fn imports(&self) -> &[String] {
+        &self.inner.code.imports
+    }
+
+    pub(crate) fn tool(&self, name: &str) -> Option<&ToolInfo> {
+        self.inner.tools.iter().find(|tool| tool.name == name)
+    }
+}
+
+impl std::fmt::Debug for Component {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tools: Vec<_> = self.tools().iter().map(|tool| &tool.name).collect();
+        f.debug_struct("Component").field("digest", &self.digest()).field("tools", &tools).finish_non_exhaustive()
+    }
+}
+
+/// The components of a host.
+pub(crate) struct Tools {
+    linker: Linker<CallCtx>,
+    loaded: RwLock<HashMap<(Digest, Arc<str>), Component>>,
+}
+
+impl Tools {
+    pub(crate) fn new(linker: Linker<CallCtx>) -> Self {
+        Self { linker, loaded: RwLock::new(HashMap::new()) }
+    }
+
+    pub(crate) async fn load(core: &Arc<Core>, source: Source) -> Result<Component, LoadError> {
+        // On the host's own runtime: an embedder may drive this future with any executor.
+        let task_core = Arc::clone(core);
+        let task = core.io.handle.spawn(async move { Self::load_here(&task_core, source).await });
+        task.await.unwrap_or(Err(LoadError::Closing))
+    }
+
+    async fn load_here(core: &Arc<Core>, source: Source) -> Result<Component, LoadError> {
+        let bytes = source.read(core.limits.component_bytes_max).await?;
+        let digest = Digest::of(&bytes);
+        if let Some(expected) = source.expected.filter(|expected| *expected != digest) {
+            return Err(LoadError::Digest { expected, found: digest });
+        }
+        let name: Arc<str> = checked_name(source.name(digest))?.into();
+        if let Some(component) = core.tools.find(digest, &name) {
+            return Ok(component);
+        }
+        let code = match core.tools.code(digest) {
+            Some(code) => code,
+            None => {
+                let compiler = Arc::clone(core);
+                let compiled = tokio::task::spawn_blocking(move || compiler.tools.compile(&compiler, digest, &bytes));
+                Arc::new(compiled.await.unwrap_or_else(|panic| Err(LoadError::Compile(panic.to_string())))?)
+            }
+        };
+        let tools = describe::describe(core, &code, &name).await?;
+        let component = Component { inner: Arc::new(Loaded { digest, name, tools, code }) };
+        core.tools.insert(component, core.limits.components_max)
+    }
+
+    pub(crate) fn unload(&self, component: &Component) {
+        let key = (component.inner.digest, Arc::clone(&component.inner.name));
+        self.loaded.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    }
+
+    fn find(&self, digest: Digest, name: &Arc<str>) -> Option<Component> {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(&(digest, Arc::clone(name))).cloned()
+    }
+
+    /// Compiled already, under another name.
+    fn code(&self, digest: Digest) -> Option<Arc<Code>> {
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        loaded.values().find(|component| component.inner.digest == digest).map(|c| Arc::clone(&c.inner.code))
+    }
+
+    fn insert(&self, component: Component, components_max: usize) -> Result<Component, LoadError> {
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        if loaded.len() >= components_max {
+            return Err(LoadError::TooMany(components_max));
+        }
+        let key = (component.inner.digest, Arc::clone(&component.inner.name));
+        // Somebody may have loaded the same one meanwhile; then theirs is as good.
+        Ok(loaded.entry(key).or_insert(component).clone())
+    }
+
+    /// Admits and compiles. Cannot be interrupted, so it runs on a blocking thread and not on a guest worker.
+    fn compile(&self, core: &Core, digest: Digest, bytes: &[u8]) -> Result<Code, LoadError> {
+        let admitted = admission::admit(bytes)?;
+        let compiled = Compiled::from_binary(&core.engine, &admitted.component)
+            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        let pre = self.link(core, &compiled)?;
+        let pre = GuestPre::new(pre).map_err(|error| LoadError::Contract(format!("{error:#}")))?;
+        let places = places(&compiled, core.limits.sandboxes_max)?;
+        // Before the first call instead of during it. Failing costs speed only.
+        let _ = compiled.initialize_copy_on_write_image();
+        Ok(Code { digest, pre, places, imports: admitted.imports })
+    }
+
+    fn link(&self, core: &Core, compiled: &Compiled) -> Result<InstancePre<CallCtx>, LoadError> {
+        let first = match self.linker.instantiate_pre(compiled) {
+            Ok(pre) => return Ok(pre),
+            Err(error) => error,
+        };
+        // Wasmtime names one missing import at a time; the author of a tool wants to know them all. So what is missing is
+        // stubbed in a copy of the linker until nothing is, or until something does not fit in another way.
+        let ty = compiled.component_type();
+        let imports: HashMap<_, _> = ty.imports(&core.engine).map(|(name, item)| (name, item.ty)).collect();
+        let mut linker = self.linker.clone();
+        let mut missing = Vec::new();
+        let mut error = first;
+        loop {
+            let text = format!("{error:#}");
+            let name = text.split('`').nth(1).and_then(|name| imports.get_key_value(name));
+            let Some((name, item)) = name.filter(|(name, _)| !missing.iter().any(|m| m == *name)) else {
+                return Err(LoadError::Contract(text));
+            };
+            if stub(&mut linker, core, name, item).is_err() {
+                return Err(LoadError::Contract(text));
+            }
+            missing.push((*name).to_owned());
+            match linker.instantiate_pre(compiled) {
+                Ok(_) => return Err(LoadError::Imports(missing)),
+                Err(next) => error = next,
+            }
+        }
+    }
+}
+
+fn stub(linker: &mut Linker<CallCtx>, core: &Core, name: &str, item: &ComponentItem) -> wasmtime::Result<()> {
+    let ComponentItem::ComponentInstance(instance) = item else {
+        return linker.root().func_new(name, |_, _, _, _| Ok(()));
+    };
+    let mut stub = linker.instance(name)?;
+    for (export, item) in instance.exports(&core.engine) {
+        match item.ty {
+            ComponentItem::ComponentFunc(_) => stub.func_new(export, |_, _, _, _| Ok(()))?,
+            ComponentItem::Resource(_) => stub.resource(export, ResourceType::host::<()>(), |_, _| Ok(()))?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn places(compiled: &Compiled, sandboxes_max: u32) -> Result<u32, LoadError> {
+    let unknown = || LoadError::Compile("it instantiates modules that it imports, so its size is unknown".into());
+    let resources = compiled.resources_required().ok_or_else(unknown)?;
+    let places = resources.num_memories.max(resources.num_tables.div_ceil(TABLES_PER_SANDBOX)).max(1);
+    if places > sandboxes_max {
+        return Err(LoadError::Compile(format!("it takes {places} places in a pool of {sandboxes_max}")));
+    }
+    Ok(places)
+}
+
+fn checked_name(name: String) -> Result<String, LoadError> {
+    let bad = |c: char| c.is_control() || c == '/' || c == '\\';
+    let fits = (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(bad) && name != "." && name != "..";
+    if fits { Ok(name) } else { Err(LoadError::Name(name)) }
+}

@@ -1,0 +1,310 @@
+//! A transaction: what a call has read and written and not yet committed.
+//!
+//! Reads are remembered with their versions, writes are kept here and seen by later reads of the same call. Nothing is
+//! locked and no database transaction is open while a guest runs.
+//!
+//! Invariants:
+//! - Rollback is dropping the transaction. There is nothing else to undo, because nothing was done.
+//! - A commit passes only if everything that was read is still as it was read, so all of the call happens as if at the
+//!   moment of its commit.
+//! - After a conflict the transaction is lost for good: what the guest believes may be false, so nothing that it writes
+//!   afterwards may become durable.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use serde::Serialize;
+
+use crate::call::CallState;
+use crate::gate::Ticket;
+use crate::host::Core;
+use crate::store::{Key, Listing, Read, Space, Store, StoreError, Verdict, Version, Write};
+
+/// Bounds on what one call may keep.
+#[derive(Clone, Debug)]
+pub struct StateLimits {
+    /// Length of a bucket's name and of a key (bytes).
+    pub key_bytes_max: usize,
+    /// Length of a value (bytes).
+    pub value_bytes_max: usize,
+    /// Keys read, listed or written in one transaction.
+    pub keys_max: usize,
+    /// Keys and values written in one transaction (bytes).
+    pub write_bytes_max: u64,
+    /// Keys and values that one agent may keep with one component (bytes), checked at the commit.
+    pub space_bytes_max: u64,
+}
+
+impl Default for StateLimits {
+    fn default() -> Self {
+        Self {
+            key_bytes_max: 1 << 10,
+            value_bytes_max: 1 << 20,
+            keys_max: 100_000,
+            write_bytes_max: 32 << 20,
+            space_bytes_max: 256 << 20,
+        }
+    }
+}
+
+/// How much was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Size {
+    /// Keys written or removed.
+    pub writes: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+}
+
+impl std::ops::Add for Size {
+    type Output = Size;
+
+    fn add(self, other: Size) -> Size {
+        Size { writes: self.writes + other.writes, bytes: self.bytes + other.bytes }
+    }
+}
+
+/// Why a key-value operation did nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    #[error("{what} is {bytes} bytes long; the limit is {bytes_max}")]
+    TooLong { what: &'static str, bytes: usize, bytes_max: usize },
+    #[error("the transaction touches more than {0} keys; commit more often or raise the limit")]
+    TooManyKeys(usize),
+    #[error("the transaction writes more than {0} bytes; commit more often or raise the limit")]
+    TooManyBytes(u64),
+    #[error("an earlier conflict has ended this call's transaction: {0}")]
+    Lost(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// How a commit ended.
+#[derive(Debug)]
+pub(crate) enum Committed {
+    Durable,
+    Interrupted,
+    Conflict(String),
+    /// The store refused it; nothing was applied.
+    Refused(StoreError),
+    /// The store cannot say.
+    Unknown(String),
+}
+
+pub(crate) struct Transaction {
+    space: Space,
+    limits: Arc<StateLimits>,
+    reads: HashMap<Key, (Version, Option<Arc<[u8]>>)>,
+    listings: HashMap<Arc<str>, Listing>,
+    writes: BTreeMap<Key, Option<Arc<[u8]>>>,
+    size: Size,
+    lost: Option<String>,
+    /// Of transactions of this call that did not become durable.
+    discarded: Size,
+}
+
+impl Transaction {
+    pub(crate) fn new(space: Space, limits: Arc<StateLimits>) -> Self {
+        Self {
+            space,
+            limits,
+            reads: HashMap::new(),
+            listings: HashMap::new(),
+            writes: BTreeMap::new(),
+            size: Size::default(),
+            lost: None,
+            discarded: Size::default(),
+        }
+    }
+
+    /// What is written and not committed, with what was lost before.
+    pub(crate) fn uncommitted(&self) -> Size {
+        self.size + self.discarded
+    }
+
+    /// Why nothing of this call can be committed any more.
+    pub(crate) fn lost(&self) -> Option<&str> {
+        self.lost.as_deref()
+    }
+
+    pub(crate) fn bucket(&self, name: &str) -> Result<Arc<str>, StateError> {
+        self.short("the name of the bucket", name.len(), self.limits.key_bytes_max)?;
+        Ok(name.into())
+    }
+
+    pub(crate) async fn get(
+        &mut self,
+        store: &dyn Store,
+        bucket: &Arc<str>,
+        key: &str,
+    ) -> Result<Option<Arc<[u8]>>, StateError> {
+        let key = self.key(bucket, key)?;
+        if let Some(value) = self.writes.get(&key) {
+            return Ok(value.clone());
+        }
+        if let Some((_, value)) = self.reads.get(&key) {
+            return Ok(value.clone());
+        }
+        self.room()?;
+        let (version, value) = store.get(&self.space, &key).await?;
+        self.reads.insert(key, (version, value.clone()));
+        Ok(value)
+    }
+
+    pub(crate) fn set(&mut self, bucket: &Arc<str>, key: &str, value: Option<Vec<u8>>) -> Result<(), StateError> {
+        let key = self.key(bucket, key)?;
+        let value_bytes = value.as_ref().map_or(0, Vec::len);
+        self.short("the value", value_bytes, self.limits.value_bytes_max)?;
+        let old = self.writes.get(&key).map(|old| written(&key, old.as_deref()));
+        if old.is_none() {
+            self.room()?;
+        }
+        let old = old.unwrap_or_default();
+        let new = written(&key, value.as_deref());
+        let bytes = self.size.bytes - old.bytes + new.bytes;
+        if bytes > self.limits.write_bytes_max {
+            return Err(StateError::TooManyBytes(self.limits.write_bytes_max));
+        }
+        self.size = Size { writes: self.size.writes - old.writes + new.writes, bytes };
+        self.writes.insert(key, value.map(Into::into));
+        Ok(())
+    }
+
+    /// Up to `keys_max` keys after `after`, in order, as this transaction sees them; and whether there are more.
+    pub(crate) async fn list(
+        &mut self,
+        store: &dyn Store,
+        bucket: &Arc<str>,
+        after: Option<&str>,
+        keys_max: usize,
+    ) -> Result<(Vec<String>, bool), StateError> {
+        self.usable()?;
+        if !self.listings.contains_key(bucket) {
+            let listing = store.list(&self.space, bucket, self.limits.keys_max).await?;
+            self.listings.insert(Arc::clone(bucket), listing);
+        }
+        let Some(listing) = self.listings.get(bucket) else {
+            return Ok((Vec::new(), false));
+        };
+        let mut keys: BTreeSet<&str> = listing.keys.iter().map(AsRef::as_ref).collect();
+        for (key, value) in self.writes.iter().filter(|(key, _)| key.bucket == *bucket) {
+            match value {
+                Some(_) => keys.insert(&key.key),
+                None => keys.remove(&*key.key),
+            };
+        }
+        let mut rest = keys.into_iter().filter(|key| after.is_none_or(|after| *key > after));
+        let page = rest.by_ref().take(keys_max).map(str::to_owned).collect();
+        Ok((page, rest.next().is_some()))
+    }
+
+    /// Makes what was written so far durable and begins anew. `last`: the call ends with it.
+    pub(crate) async fn commit(&mut self, core: &Core, call: &Arc<CallState>, last: bool) -> Committed {
+        if let Some(lost) = &self.lost {
+            return Committed::Conflict(lost.clone());
+        }
+        let (reads, writes, size) = self.take();
+        if reads.is_empty() && writes.is_empty() {
+            let open = if last { call.gate.settle().is_ok() } else { !call.gate.is_flagged() };
+            return if open { Committed::Durable } else { Committed::Interrupted };
+        }
+        call.commits.begin(size);
+        let committed = submit(core, call, self.space.clone(), reads, writes, last).await;
+        match &committed {
+            Committed::Durable | Committed::Unknown(_) => {}
+            Committed::Conflict(what) => {
+                self.lost = Some(what.clone());
+                self.discard(call);
+            }
+            Committed::Interrupted | Committed::Refused(_) => self.discard(call),
+        }
+        committed
+    }
+
+    fn discard(&mut self, call: &CallState) {
+        self.discarded = self.discarded + call.commits.pending();
+        call.commits.begin(Size::default());
+    }
+
+    fn take(&mut self) -> (Vec<Read>, Vec<Write>, Size) {
+        let keys = self.reads.drain().map(|(key, (version, _))| Read::Key(key, version));
+        let listings = self.listings.drain().map(|(bucket, listing)| Read::Listing(bucket, listing.version));
+        let reads = keys.chain(listings).collect();
+        let writes = std::mem::take(&mut self.writes).into_iter().map(|(key, value)| Write { key, value }).collect();
+        (reads, writes, std::mem::take(&mut self.size))
+    }
+
+    fn key(&self, bucket: &Arc<str>, key: &str) -> Result<Key, StateError> {
+        self.usable()?;
+        self.short("the key", key.len(), self.limits.key_bytes_max)?;
+        Ok(Key { bucket: Arc::clone(bucket), key: key.into() })
+    }
+
+    fn usable(&self) -> Result<(), StateError> {
+        self.lost.clone().map_or(Ok(()), |lost| Err(StateError::Lost(lost)))
+    }
+
+    fn room(&self) -> Result<(), StateError> {
+        if self.reads.len() + self.writes.len() >= self.limits.keys_max {
+            return Err(StateError::TooManyKeys(self.limits.keys_max));
+        }
+        Ok(())
+    }
+
+    fn short(&self, what: &'static str, bytes: usize, bytes_max: usize) -> Result<(), StateError> {
+        if bytes > bytes_max { Err(StateError::TooLong { what, bytes, bytes_max }) } else { Ok(()) }
+    }
+}
+
+fn written(key: &Key, value: Option<&[u8]>) -> Size {
+    Size { writes: 1, bytes: (key.key.len() + value.map_or(0, <[u8]>::len)) as u64 }
+}
+
+async fn submit(
+    core: &Core,
+    call: &Arc<CallState>,
+    space: Space,
+    reads: Vec<Read>,
+    writes: Vec<Write>,
+    last: bool,
+) -> Committed {
+    if call.gate.queue().is_err() {
+        return Committed::Interrupted;
+    }
+    if let Err(error) = core.log.commit(call, space, reads, writes, last) {
+        call.gate.resolve(Ticket::None);
+        return Committed::Refused(error);
+    }
+    let ticket = poll_fn(|cx| {
+        call.waker.register(cx.waker());
+        match call.gate.ticket() {
+            // An interrupt withdraws a queued ticket by closing the gate.
+            Ticket::Queued if call.gate.is_flagged() => Poll::Ready(Ticket::Queued),
+            Ticket::Queued | Ticket::Decided => Poll::Pending,
+            ticket @ (Ticket::None | Ticket::Durable | Ticket::Failed) => Poll::Ready(ticket),
+        }
+    })
+    .await;
+    match (ticket, call.take_verdict()) {
+        (Ticket::Durable, _) => Committed::Durable,
+        (Ticket::Failed, Some(Verdict::Refused(error))) => Committed::Unknown(error.to_string()),
+        (Ticket::Failed, _) => Committed::Unknown("the store could not say whether the commit is durable".into()),
+        (_, Some(Verdict::Conflict(what))) => Committed::Conflict(what),
+        (_, Some(Verdict::Refused(error))) => Committed::Refused(error),
+        _ => Committed::Interrupted,
+    }
+}
+
+/// Waits until a decided commit is durable or has failed: the one thing a stopped call still waits for.
+pub(crate) async fn decided(call: &CallState) -> Ticket {
+    poll_fn(|cx| {
+        call.waker.register(cx.waker());
+        match call.gate.ticket() {
+            Ticket::Decided => Poll::Pending,
+            ticket => Poll::Ready(ticket),
+        }
+    })
+    .await
+}
