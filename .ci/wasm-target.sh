@@ -43,7 +43,7 @@ from_debian() {
     # apt downloads as a user of its own, who must be able to enter.
     chmod 755 "$work"
     mkdir -p "$work"/{state/lists/partial,cache/archives/partial,debs,root,empty/src}
-    for suite in trixie trixie-backports forky; do
+    for suite in trixie-backports forky; do
         echo "deb [signed-by=$keyring] $mirror $suite main"
     done >"$work/sources.list"
     local apt=(

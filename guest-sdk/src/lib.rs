@@ -1,5 +1,5 @@
 //! A tool for an AI agent is a Rust function. Its doc comment is what the model reads, its types are
-//! the schemas, and [`estop`] can stop it at any moment.
+//! the schemas, and estop can stop it at any moment.
 //!
 //! ```
 //! use estop_tool::{ToolError, kv};
@@ -33,12 +33,15 @@
 //! estop_tool::export!(deposit);
 //!
 //! // The same function runs under plain `cargo test`:
+//! # fn main() {
 //! use estop_tool::testing::Run;
+//!
 //! let ended = Run::new()
 //!     .state("accounts", "ada", &40)
 //!     .call(|| deposit(Deposit { account: "ada".into(), cents: 2 }));
 //! assert_eq!(ended.result, Ok(Receipt { balance_cents: 42 }));
 //! assert_eq!(ended.state("accounts", "ada"), Some(42));
+//! # }
 //! ```
 //!
 //! # What a tool is promised
@@ -55,8 +58,6 @@
 //! implement. [`ToolError`] is why a tool gives no answer, [`Output`] is an answer with attachments.
 //! [`checkpoint()`], [`interrupted()`], [`progress()`] and [`commit()`] talk to the host, [`kv`] keeps
 //! state, [`log`] writes log lines, and `testing` runs tools natively.
-//!
-//! [`estop`]: https://docs.rs/estop
 
 mod call;
 mod error;

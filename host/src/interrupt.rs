@@ -1,8 +1,8 @@
 //! The one way to stop anything: [`Host::interrupt`](crate::Host::interrupt).
 //!
 //! Invariants:
-//! - An interrupt takes no lock and does no I/O. For each call in its scope it does one swap, one read-modify-write of
-//!   the gate and at most one time stamp; then it bumps the epoch once and leaves the rest to the preempter.
+//! - An interrupt takes no lock and does no I/O. For each call in its scope it publishes the cause, closes the gate by one
+//!   read-modify-write, and bumps the epoch if the call was on a processor; the rest is left to the preempter.
 //! - The cause is published before the gate is closed, so whoever sees a closed gate finds its cause. The first wins.
 //! - A call is registered before it looks whether the host is closing or its parent is being stopped, and an interrupt
 //!   closes those before it walks the calls: nobody slips through between.
@@ -27,6 +27,10 @@ use crate::tools::Digest;
 
 /// A reason or an actor longer than this is cut (bytes).
 pub(crate) const TEXT_BYTES_MAX: usize = 1024;
+
+/// Calls that share one look at the clock, which costs as much as stopping one. Their times are late by that, never
+/// early.
+const STAMP_EVERY: usize = 16;
 
 /// Why a call was stopped. Not ranked: the first one wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -237,10 +241,14 @@ impl Core {
     /// See [`Host::interrupt`](crate::Host::interrupt).
     pub(crate) fn interrupt(&self, scope: Scope, interrupt: Interrupt) -> Interruption {
         let delivered = self.delivery(scope, interrupt);
-        let mut reach = Reach::default();
+        // Room for all beforehand: growing while calls are stopped would keep the rest waiting.
+        let mut reach = Reach { calls: Vec::with_capacity(self.inventory.live()), ..Reach::default() };
         self.inventory.walk(|call| {
             if delivered.scope.names(call) {
                 reach.add(call, self.deliver(call, &delivered));
+                if reach.calls.len() - reach.stamped >= STAMP_EVERY {
+                    reach.stamp(self.now_ns());
+                }
             }
         });
         self.finish(delivered, reach)
@@ -264,9 +272,7 @@ impl Core {
                 }
             });
         }
-        if reach.on_cpu {
-            self.engine.increment_epoch();
-        }
+        reach.stamp(self.now_ns());
         self.preempter.submit(reach.calls.iter().map(|(call, _)| call));
         let calls = reach.calls.iter().take(CALLS_NAMED_MAX).map(|(call, reached)| (call.id, *reached)).collect();
         self.log.record(Record::Interrupted { delivered, reached: reach.calls.len(), calls });
@@ -292,11 +298,11 @@ impl Core {
         }
         match call.gate.interrupt() {
             Found::Settled => Reached::TooLate,
-            Found::Running => Reached::Running,
-            Found::Suspended => {
-                call.halted(self.now_ns());
-                Reached::Halted
+            Found::Running => {
+                self.engine.increment_epoch();
+                Reached::Running
             }
+            Found::Suspended => Reached::Halted,
         }
     }
 }
@@ -316,12 +322,22 @@ impl Core {
 #[derive(Default)]
 struct Reach {
     calls: Vec<(Arc<CallState>, Reached)>,
-    on_cpu: bool,
+    /// The calls before this one have the time of their halting.
+    stamped: usize,
 }
 
 impl Reach {
     fn add(&mut self, call: &Arc<CallState>, reached: Reached) {
-        self.on_cpu |= reached == Reached::Running;
         self.calls.push((Arc::clone(call), reached));
+    }
+
+    /// The calls since the last stamp were halted by now, if they were found suspended.
+    fn stamp(&mut self, now_ns: u64) {
+        for (call, reached) in &self.calls[self.stamped..] {
+            if *reached == Reached::Halted {
+                call.halted(now_ns);
+            }
+        }
+        self.stamped = self.calls.len();
     }
 }

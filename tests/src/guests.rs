@@ -1,9 +1,13 @@
 //! Guests: crates that are built on demand, and modules written as text.
 
+mod described;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
+
+pub use self::described::{Described, Imports, Spec};
 
 /// The root of the repository.
 pub fn root() -> &'static Path {
@@ -71,15 +75,19 @@ impl Hostile<'_> {
     /// # Panics
     /// If the text is not WebAssembly.
     pub fn component(&self) -> Vec<u8> {
-        let guest = include_str!("../../host/src/drill/guest.wat")
-            .replace(";;START;;", self.start)
-            .replace(";;REALLOC;;", self.realloc)
-            .replace(";;CALL;;", self.call)
-            .replace(";;POST;;", self.post);
+        let guest = self.put_into(include_str!("../../host/src/drill/guest.wat"));
         let text = include_str!("../../host/src/drill/wrapper.wat").replace(";;GUEST;;", &guest);
         match wat::parse_str(text) {
             Ok(bytes) => bytes,
             Err(error) => panic!("{error}"),
         }
+    }
+
+    fn put_into(&self, guest: &str) -> String {
+        guest
+            .replace(";;START;;", self.start)
+            .replace(";;REALLOC;;", self.realloc)
+            .replace(";;CALL;;", self.call)
+            .replace(";;POST;;", self.post)
     }
 }

@@ -3,8 +3,12 @@
 //! Nothing here sleeps to wait for something. A guest that has to be caught at a certain point says so, through progress
 //! or through a host function, and the test waits for that.
 
+pub mod clock;
+pub mod counter;
 pub mod guests;
+pub mod held;
 pub mod probe;
+pub mod stage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +86,8 @@ pub async fn log(host: &Host) -> Vec<Value> {
 /// If there is not exactly one.
 pub fn end_entry<'a>(log: &'a [Value], outcome: &Outcome) -> &'a Value {
     let id = outcome.call.to_string();
-    let found: Vec<_> = log.iter().filter(|e| e["call"] == id && (e["kind"] == "end" || e["kind"] == "refusal")).collect();
+    let found: Vec<_> =
+        log.iter().filter(|e| e["call"] == id && (e["kind"] == "end" || e["kind"] == "refusal")).collect();
     match found.as_slice() {
         [entry] => entry,
         entries => panic!("{id} has {} entries of its end: {entries:?}", entries.len()),

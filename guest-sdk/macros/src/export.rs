@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::parse::Parser;
 use syn::punctuated::Punctuated;
-use syn::{Error, Path, Token};
+use syn::{Error, Path, Token, parse_quote_spanned};
 
 pub(crate) fn expand(tools: TokenStream) -> TokenStream {
     match Punctuated::<Path, Token![,]>::parse_terminated.parse2(tools) {
@@ -12,9 +12,19 @@ pub(crate) fn expand(tools: TokenStream) -> TokenStream {
             let message = "name the tools of this component: `estop_tool::export!(first, second);`";
             Error::new(proc_macro2::Span::call_site(), message).into_compile_error()
         }
-        Ok(paths) => exports(&paths.into_iter().collect::<Vec<_>>()),
+        Ok(paths) => exports(&paths.into_iter().map(from_here).collect::<Vec<_>>()),
         Err(error) => error.into_compile_error(),
     }
+}
+
+/// The path begins in the module where `export!` stands. Otherwise a tool that is called as its crate, or as
+/// one that it depends on, would be ambiguous.
+fn from_here(path: Path) -> Path {
+    let Some(first) = path.segments.first().map(|segment| segment.ident.clone()) else { return path };
+    if path.leading_colon.is_some() || ["crate", "self", "super"].iter().any(|anchor| first == anchor) {
+        return path;
+    }
+    parse_quote_spanned!(first.span()=> self::#path)
 }
 
 fn exports(paths: &[Path]) -> TokenStream {

@@ -34,7 +34,7 @@ pub fn tool(options: TokenStream, item: TokenStream) -> TokenStream {
 }
 
 /// Makes tools the exports of the component: `estop_tool::export!(transfer, balance);`, once in a crate
-/// that is a `cdylib`. Natively it only checks.
+/// that is a `cdylib`, and not inside a function. Natively it only checks.
 ///
 /// A tool in a module is named by its path: `export!(accounts::transfer)`.
 #[proc_macro]

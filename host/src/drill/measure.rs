@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::cases::Crowd;
 use super::{CONFIRMED_WITHIN, Case, CaseReport, DrillError, WAKE_FACTOR, Waiting};
-use crate::{Call, Cause, Component, End, Host, Interrupt, Outcome, Scope};
+use crate::{Agent, Call, Cause, Component, End, Host, Interrupt, Outcome, Scope};
 
 /// Victims that do not start within this are not going to.
 const STARTED_WITHIN: Duration = Duration::from_secs(60);
@@ -73,7 +73,7 @@ fn percentile(sorted: &[f64], percent: usize) -> f64 {
 
 pub(super) async fn measure(host: &Host, component: &Component, case: &Case, runs: u32) -> Result<Samples, DrillError> {
     let mut samples = Samples::default();
-    let drill = Drill { host, component, case };
+    let drill = Drill { host, agent: host.agent(AGENT), component, case };
     match case.crowd {
         Crowd::One | Crowd::BeforeStart => {
             for run in 0..runs {
@@ -113,13 +113,14 @@ pub(super) async fn measure(host: &Host, component: &Component, case: &Case, run
 
 struct Drill<'a> {
     host: &'a Host,
+    agent: Agent,
     component: &'a Component,
     case: &'a Case,
 }
 
 impl Drill<'_> {
     fn start(&self) -> Call {
-        self.host.agent(AGENT).call(self.component, "victim", Value::Null).start()
+        self.agent.call(self.component, "victim", Value::Null).start()
     }
 
     /// Until `count` more victims do what the case is about. Looks instead of waiting to be told: whoever told it

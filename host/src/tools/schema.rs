@@ -69,7 +69,9 @@ pub(crate) enum SchemaError {
     TooLarge { bytes: usize, max: usize },
     #[error("the schema is not JSON with at most {SCHEMA_LEVELS_MAX} levels: {0}")]
     NotJson(String),
-    #[error("the schema names `{uri}` as its `$schema`, which is unknown: leave it out, or use draft 6, 7, 2019-09 or 2020-12")]
+    #[error(
+        "the schema names `{uri}` as its `$schema`, which is unknown: leave it out, or use draft 6, 7, 2019-09 or 2020-12"
+    )]
     UnknownDraft { uri: String },
     #[error("the schema refers to `{reference}` at {place}, which is outside of it: copy that into its `$defs`")]
     OutsideReference { place: String, reference: String },
@@ -79,7 +81,9 @@ pub(crate) enum SchemaError {
     Unsupported { place: String, keyword: &'static str },
     #[error("the schema is not valid at {place}: {message}")]
     Invalid { place: String, message: String },
-    #[error("the schema has the pattern `{pattern}` at {place}, which is too large or not a regular expression without look-around and back-references")]
+    #[error(
+        "the schema has the pattern `{pattern}` at {place}, which is too large or not a regular expression without look-around and back-references"
+    )]
     Pattern { place: String, pattern: String },
     #[error("the schema has {found} {what}, at most {max} are allowed: simplify it")]
     TooMany { what: &'static str, found: usize, max: usize },

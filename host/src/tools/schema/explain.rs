@@ -1,17 +1,22 @@
 //! Saying why an input does not match.
 //!
 //! Invariant: at most `VIOLATIONS_MAX` violations, each of bounded length, and at least one for an input that does not
-//! match. They cost what is left of the steps after finding out that it does not, and nothing more.
+//! match. They cost what is left of the steps after finding out that it does not, and nothing more. Every subschema is
+//! explained at most once at each place.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::graph::{Graph, Id, Subschema};
+use super::graph::{Assertions, Graph, Id, Subschema};
 use super::walk::{Evaluated, Exhausted, Memory, ROOT, Walk, item_schema};
 use super::{MESSAGE_CHARS_MAX, PATH_CHARS_MAX, VIOLATIONS_MAX, Violation, bounded};
 
 /// A longer value is not repeated in a message.
 const VALUE_CHARS_SHOWN_MAX: usize = 60;
 const NAMES_SHOWN_MAX: usize = 8;
+const REASONS_SHOWN_MAX: usize = 4;
 
 pub(super) fn check(graph: &Graph, input: &Value) -> Result<(), Vec<Violation>> {
     let mut walk = Walk::new(graph);
@@ -21,7 +26,7 @@ pub(super) fn check(graph: &Graph, input: &Value) -> Result<(), Vec<Violation>> 
         Err(Exhausted::Steps) => "takes too many steps to check: make it smaller, or the tool's schema simpler",
         Err(Exhausted::Levels) => "is nested too deeply to be checked",
     };
-    let mut explanation = Explanation { walk, violations: Vec::new() };
+    let mut explanation = Explanation { walk, violations: Vec::new(), explained: HashSet::new() };
     // Not being able to go on leaves what was found so far.
     let _ = explanation.explain(ROOT, input, &Path::Root);
     if explanation.violations.is_empty() {
@@ -37,19 +42,38 @@ enum Path<'a> {
     Item(&'a Path<'a>, usize),
 }
 
+/// How well a value looks like one of several alternatives.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    None,
+    /// The type is right, and which properties there are.
+    Shape,
+    /// A property has the constant that stands for the alternative.
+    Tag,
+}
+
 struct Explanation<'a> {
     walk: Walk<'a>,
     violations: Vec<Violation>,
+    /// What was explained already, at the value with this address.
+    explained: HashSet<(Id, *const Value)>,
 }
 
 impl Explanation<'_> {
     /// Reports what does not match, if anything.
     fn explain(&mut self, id: Id, value: &Value, path: &Path<'_>) -> Result<(), Exhausted> {
-        if self.violations.len() >= VIOLATIONS_MAX || self.walk.valid(id, value, Memory::Use)? {
+        let done = self.violations.len() >= VIOLATIONS_MAX || !self.explained.insert((id, std::ptr::from_ref(value)));
+        if done || self.walk.valid(id, value, Memory::Use)? {
             return Ok(());
         }
+        self.walk.enter()?;
+        let result = self.explain_subschema(id, value, path);
+        self.walk.leave();
+        result
+    }
+
+    fn explain_subschema(&mut self, id: Id, value: &Value, path: &Path<'_>) -> Result<(), Exhausted> {
         let Some(subschema) = self.walk.graph.get(id) else { return Ok(()) };
-        // Valid subschemas end above; the levels of the others are those that `valid` came down.
         self.explain_here(subschema, value, path)?;
         self.explain_in_place(subschema, value, path)?;
         match value {
@@ -66,13 +90,7 @@ impl Explanation<'_> {
         if let Some(assertions) = &subschema.assertions
             && !self.walk.holds(assertions, value)?
         {
-            let short = match value {
-                Value::Null | Value::Bool(_) | Value::Number(_) => true,
-                Value::String(string) => string.chars().nth(VALUE_CHARS_SHOWN_MAX).is_none(),
-                Value::Array(_) | Value::Object(_) => false,
-            };
-            for error in assertions.validator.iter_errors(value).take(VIOLATIONS_MAX) {
-                let message = if short { error.to_string() } else { error.masked_with("this").to_string() };
+            for message in messages(assertions, value) {
                 self.report(path, &message);
             }
         }
@@ -109,35 +127,104 @@ impl Explanation<'_> {
         }
     }
 
-    /// Where no alternative matches, also says what is wrong with the one that was most likely meant: the one whose
-    /// violations are furthest down the input, and the fewest.
+    /// Where no alternative matches, goes on with the one that was meant, if that is clear. To explain them all would
+    /// be exponential in the depth of the input.
     fn explain_alternatives(&mut self, ids: &[Id], value: &Value, path: &Path<'_>) -> Result<(), Exhausted> {
         if self.walk.count_valid(ids, value, Memory::Use, 1)? > 0 {
             return Ok(());
         }
-        self.report(path, &format!("matches none of the {} alternatives", ids.len()));
-        let mut closest: Option<(usize, Vec<Violation>)> = None;
-        let mut several = false;
+        let mut meant = (Fit::None, None);
         for id in ids {
-            let found = std::mem::take(&mut self.violations);
-            let explained = self.explain(*id, value, path);
-            let alternative = std::mem::replace(&mut self.violations, found);
-            explained?;
-            let depth = alternative.iter().map(|violation| violation.path.matches('/').count()).max().unwrap_or(0);
-            let rank = |depth: usize, violations: &[Violation]| (depth, std::cmp::Reverse(violations.len()));
-            let order = closest.as_ref().map(|(depth, violations)| rank(*depth, violations));
-            several = order == Some(rank(depth, &alternative)) || (several && order > Some(rank(depth, &alternative)));
-            if order < Some(rank(depth, &alternative)) {
-                closest = Some((depth, alternative));
+            let fit = self.fit(*id, value)?;
+            match fit.cmp(&meant.0) {
+                Ordering::Greater => meant = (fit, Some(*id)),
+                // Two that fit as well: not clear.
+                Ordering::Equal => meant.1 = None,
+                Ordering::Less => {}
             }
         }
-        if let Some((_, violations)) = closest
-            && !several
-        {
-            self.violations.extend(violations);
-            self.violations.truncate(VIOLATIONS_MAX);
+        if let Some(id) = meant.1 {
+            let violations = self.violations.len();
+            self.explain(id, value, path)?;
+            if self.violations.len() > violations {
+                return Ok(());
+            }
         }
+        let mut message = format!("matches none of the {} alternatives", ids.len());
+        if meant.0 == Fit::None {
+            let reasons = ids.iter().take(REASONS_SHOWN_MAX).filter_map(|id| self.reason(*id, value).transpose());
+            let mut reasons = reasons.collect::<Result<Vec<_>, _>>()?;
+            reasons.dedup();
+            message.extend(reasons.iter().flat_map(|reason| ["; ", reason]));
+        }
+        self.report(path, &message);
         Ok(())
+    }
+
+    /// How well a value looks like what a subschema describes, without going into its parts.
+    fn fit(&mut self, id: Id, value: &Value) -> Result<Fit, Exhausted> {
+        self.walk.enter()?;
+        let result = self.subschema_fit(id, value);
+        self.walk.leave();
+        result
+    }
+
+    fn subschema_fit(&mut self, id: Id, value: &Value) -> Result<Fit, Exhausted> {
+        let Some(subschema) = self.walk.graph.get(id) else { return Ok(Fit::None) };
+        let mut shape = !subschema.never;
+        let mut tag = false;
+        if let Some(assertions) = &subschema.assertions {
+            shape &= self.walk.holds(assertions, value)?;
+        }
+        for id in subschema.reference.iter().chain(&subschema.all_of) {
+            let fit = self.fit(*id, value)?;
+            shape &= fit != Fit::None;
+            tag |= fit == Fit::Tag;
+        }
+        if let Value::Object(object) = value {
+            for (name, part) in object {
+                for id in self.walk.property_schemas(subschema, name)? {
+                    let Some(property) = self.walk.graph.get(id) else { continue };
+                    shape &= !property.never;
+                    if let Some(constant) = property.assertions.as_ref().filter(|assertions| assertions.constant) {
+                        if !self.walk.holds(constant, part)? {
+                            return Ok(Fit::None);
+                        }
+                        tag = true;
+                    }
+                }
+            }
+        }
+        Ok(match (tag, shape) {
+            (true, _) => Fit::Tag,
+            (false, true) => Fit::Shape,
+            (false, false) => Fit::None,
+        })
+    }
+
+    /// What is wrong with the constant that stands for an alternative, or with the value itself.
+    fn reason(&mut self, id: Id, value: &Value) -> Result<Option<String>, Exhausted> {
+        let mut subschema = self.walk.graph.get(id);
+        while let Some(id) = subschema.and_then(|subschema| subschema.reference) {
+            self.walk.charge(1)?;
+            subschema = self.walk.graph.get(id);
+        }
+        let Some(subschema) = subschema else { return Ok(None) };
+        for (name, part) in value.as_object().into_iter().flatten() {
+            for id in self.walk.property_schemas(subschema, name)? {
+                let assertions = self.walk.graph.get(id).and_then(|property| property.assertions.as_ref());
+                if let Some(constant) = assertions.filter(|assertions| assertions.constant)
+                    && !self.walk.holds(constant, part)?
+                {
+                    let name = bounded(name, VALUE_CHARS_SHOWN_MAX);
+                    return Ok(messages(constant, part).next().map(|message| format!("{name}: {message}")));
+                }
+            }
+        }
+        match &subschema.assertions {
+            Some(assertions) if !self.walk.holds(assertions, value)? => Ok(messages(assertions, value).next()),
+            _ => Ok(None),
+        }
     }
 
     fn explain_properties(
@@ -175,13 +262,7 @@ impl Explanation<'_> {
     }
 
     /// Explains a property; one that is unknown gets to hear the known ones.
-    fn explain_part(
-        &mut self,
-        id: Id,
-        parent: &Subschema,
-        part: &Value,
-        path: &Path<'_>,
-    ) -> Result<(), Exhausted> {
+    fn explain_part(&mut self, id: Id, parent: &Subschema, part: &Value, path: &Path<'_>) -> Result<(), Exhausted> {
         if !self.walk.graph.get(id).is_some_and(|schema| schema.never) {
             return self.explain(id, part, path);
         }
@@ -233,6 +314,17 @@ impl Explanation<'_> {
             self.violations.push(violation);
         }
     }
+}
+
+/// What `jsonschema` says is wrong with a value, which is repeated only if it is short.
+fn messages<'a>(assertions: &'a Assertions, value: &'a Value) -> impl Iterator<Item = String> + 'a {
+    let short = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => true,
+        Value::String(string) => string.chars().nth(VALUE_CHARS_SHOWN_MAX).is_none(),
+        Value::Array(_) | Value::Object(_) => false,
+    };
+    let errors = assertions.validator.iter_errors(value).take(VIOLATIONS_MAX);
+    errors.map(move |error| if short { error.to_string() } else { error.masked_with("this").to_string() })
 }
 
 impl Path<'_> {

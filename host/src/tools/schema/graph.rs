@@ -19,14 +19,31 @@ const PATTERN_BYTES_MIN: usize = 4 << 10;
 /// The transitions that are cached for one pattern.
 const PATTERN_CACHE_BYTES_MAX: usize = 256 << 10;
 /// How much of a program runs over one byte of a string in one step.
-const PATTERN_BYTES_PER_STEP: usize = 2 << 10;
+const PATTERN_BYTES_PER_STEP: usize = 1 << 10;
 /// How much of an `enum` or `required` is compared in one step.
 const ASSERTION_BYTES_PER_STEP: usize = 64;
+/// Dividing by a fraction is done exactly, with long numbers.
+const FRACTION_STEPS: u64 = 32;
 
 /// The keywords that are about one value and leave its parts alone.
 const ASSERTIONS: [&str; 17] = [
-    "type", "const", "enum", "multipleOf", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength",
-    "minLength", "pattern", "maxItems", "minItems", "maxProperties", "minProperties", "required", "dependentRequired",
+    "type",
+    "const",
+    "enum",
+    "multipleOf",
+    "maximum",
+    "exclusiveMaximum",
+    "minimum",
+    "exclusiveMinimum",
+    "maxLength",
+    "minLength",
+    "pattern",
+    "maxItems",
+    "minItems",
+    "maxProperties",
+    "minProperties",
+    "required",
+    "dependentRequired",
 ];
 
 /// A compiled schema; the root is the first subschema.
@@ -79,6 +96,8 @@ pub(super) struct Contains {
 #[derive(Debug)]
 pub(super) struct Assertions {
     pub(super) validator: Validator,
+    /// There is one value that it allows: such a property tells the variants of a type apart.
+    pub(super) constant: bool,
     pub(super) steps: u64,
     pub(super) steps_per_string_byte: u64,
 }
@@ -299,12 +318,7 @@ impl<'a> Compiler<'a> {
         Ok(target)
     }
 
-    fn single(
-        &mut self,
-        id: Id,
-        keywords: &'a Map<String, Value>,
-        keyword: &str,
-    ) -> Result<Option<Id>, SchemaError> {
+    fn single(&mut self, id: Id, keywords: &'a Map<String, Value>, keyword: &str) -> Result<Option<Id>, SchemaError> {
         let schema = keywords.get(keyword);
         schema.map(|schema| self.enqueue(schema, Some(id), pointer([keyword]))).transpose()
     }
@@ -359,11 +373,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// What `jsonschema` checks of these keywords, if anything.
-    fn assertions(
-        &mut self,
-        id: Id,
-        keywords: &Map<String, Value>,
-    ) -> Result<Option<Assertions>, SchemaError> {
+    fn assertions(&mut self, id: Id, keywords: &Map<String, Value>) -> Result<Option<Assertions>, SchemaError> {
         let mut own = Map::new();
         for keyword in ASSERTIONS {
             if let Some(value) = keywords.get(keyword) {
@@ -390,9 +400,12 @@ impl<'a> Compiler<'a> {
             self.invalid(id, &format!("{} {}", keyword.trim_start_matches('/'), error.masked()))
         })?;
         let own_bytes = own.to_string().len();
+        let fraction = own.get("multipleOf").is_some_and(Value::is_f64);
+        let one_value = own.get("enum").and_then(Value::as_array).is_some_and(|values| values.len() == 1);
         Ok(Some(Assertions {
             validator,
-            steps: steps(own_bytes, ASSERTION_BYTES_PER_STEP),
+            constant: one_value || own.get("const").is_some(),
+            steps: steps(own_bytes, ASSERTION_BYTES_PER_STEP).saturating_add(if fraction { FRACTION_STEPS } else { 0 }),
             steps_per_string_byte: steps(pattern_bytes, PATTERN_BYTES_PER_STEP),
         }))
     }

@@ -13,6 +13,9 @@ use super::{EVALUATION_LEVELS_MAX, STEPS_MAX};
 /// A string's bytes that are looked at in one step.
 const STRING_BYTES_PER_STEP: usize = 64;
 
+/// Results that are remembered: some 10 MB. Without room for more, what is asked again is evaluated again.
+const RESULTS_REMEMBERED_MAX: usize = 1 << 18;
+
 pub(super) const ROOT: Id = 0;
 
 /// Why a walk cannot go on.
@@ -57,18 +60,25 @@ impl<'a> Walk<'a> {
         left.map(|_| ()).ok_or(Exhausted::Steps)
     }
 
-    /// Runs `inner` one level further down the stack.
-    pub(super) fn deeper<T>(
-        &mut self,
-        inner: impl FnOnce(&mut Self) -> Result<T, Exhausted>,
-    ) -> Result<T, Exhausted> {
+    /// Goes one level further down the stack, until [`Walk::leave`].
+    pub(super) fn enter(&mut self) -> Result<(), Exhausted> {
         self.charge(1)?;
         if self.levels >= EVALUATION_LEVELS_MAX {
             return Err(Exhausted::Levels);
         }
         self.levels += 1;
-        let result = inner(self);
+        Ok(())
+    }
+
+    pub(super) fn leave(&mut self) {
         self.levels -= 1;
+    }
+
+    /// Runs `inner` one level further down.
+    fn deeper<T>(&mut self, inner: impl FnOnce(&mut Self) -> Result<T, Exhausted>) -> Result<T, Exhausted> {
+        self.enter()?;
+        let result = inner(self);
+        self.leave();
         result
     }
 
@@ -83,7 +93,7 @@ impl<'a> Walk<'a> {
             return Ok(known);
         }
         let valid = self.deeper(|walk| walk.matches(id, subschema, value, memory))?;
-        if remember {
+        if remember && self.known.len() < RESULTS_REMEMBERED_MAX {
             self.known.insert(key, valid);
         }
         Ok(valid)
@@ -144,7 +154,13 @@ impl<'a> Walk<'a> {
     }
 
     /// How many of the alternatives match; counts no further than `enough`.
-    pub(super) fn count_valid(&mut self, ids: &[Id], value: &Value, memory: Memory, enough: usize) -> Result<usize, Exhausted> {
+    pub(super) fn count_valid(
+        &mut self,
+        ids: &[Id],
+        value: &Value,
+        memory: Memory,
+        enough: usize,
+    ) -> Result<usize, Exhausted> {
         let mut count = 0;
         for id in ids {
             count += usize::from(self.valid(*id, value, memory)?);
@@ -156,7 +172,12 @@ impl<'a> Walk<'a> {
     }
 
     /// The one of `then` and `else` that applies.
-    pub(super) fn branch(&mut self, subschema: &Subschema, value: &Value, memory: Memory) -> Result<Option<Id>, Exhausted> {
+    pub(super) fn branch(
+        &mut self,
+        subschema: &Subschema,
+        value: &Value,
+        memory: Memory,
+    ) -> Result<Option<Id>, Exhausted> {
         let Some(condition) = subschema.if_ else { return Ok(None) };
         Ok(if self.valid(condition, value, memory)? { subschema.then } else { subschema.else_ })
     }
@@ -250,7 +271,12 @@ impl<'a> Walk<'a> {
         Ok(true)
     }
 
-    pub(super) fn count_contained(&mut self, contains: &Contains, array: &[Value], memory: Memory) -> Result<u64, Exhausted> {
+    pub(super) fn count_contained(
+        &mut self,
+        contains: &Contains,
+        array: &[Value],
+        memory: Memory,
+    ) -> Result<u64, Exhausted> {
         let mut count = 0u64;
         for item in array {
             count = count.saturating_add(u64::from(self.valid(contains.schema, item, memory)?));
