@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::call::CallBuilder;
 use crate::host::Core;
-use crate::interrupt::{Interrupt, Interruption, Scope};
+use crate::interrupt::{Interrupt, Interruption, Scope, TEXT_BYTES_MAX, cut};
 use crate::tools::Component;
 
 /// The agent of a call that names none.
@@ -22,7 +22,9 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub(crate) fn new(core: Arc<Core>, name: String) -> Self {
+    pub(crate) fn new(core: Arc<Core>, mut name: String) -> Self {
+        // What is too long is refused when a call starts, and is not kept whole until then.
+        cut(&mut name, TEXT_BYTES_MAX);
         Self { core, name: name.into() }
     }
 

@@ -285,7 +285,7 @@ async fn conclude(
     let answer = match answer {
         Answer::Specs => Ok(Output { json: Value::Null, attachments: Vec::new() }),
         Answer::Call(Ok(output)) => outcome::output(output, core.call_limits.output_bytes_max),
-        Answer::Call(Err(failure)) => Err(outcome::failure(failure)),
+        Answer::Call(Err(failure)) => Err(outcome::failure(failure, core.call_limits.output_bytes_max)),
     };
     let transaction = sandbox.map(|sandbox| &mut sandbox.store().data_mut().transaction)?;
     // What the guest believed may have been false, whatever it made of it.

@@ -22,7 +22,6 @@ use crate::clock::nanos;
 use crate::gate::Found;
 use crate::host::Core;
 use crate::log::Record;
-use crate::log::entry::CALLS_NAMED_MAX;
 use crate::tools::Digest;
 
 /// A reason or an actor longer than this is cut (bytes).
@@ -274,7 +273,8 @@ impl Core {
         }
         reach.stamp(self.now_ns());
         self.preempter.submit(reach.calls.iter().map(|(call, _)| call));
-        let calls = reach.calls.iter().take(CALLS_NAMED_MAX).map(|(call, reached)| (call.id, *reached)).collect();
+        let calls =
+            reach.calls.iter().take(self.log.calls_named_max()).map(|(call, reached)| (call.id, *reached)).collect();
         self.log.record(Record::Interrupted { delivered, reached: reach.calls.len(), calls });
         Interruption { calls: reach.calls }
     }

@@ -1,4 +1,46 @@
 //! estop runs AI-agent tools that are compiled to WebAssembly components, and can stop any of them at any moment.
+//!
+//! ```
+//! # use estop::{Cause, End, Host, Source};
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! # let wasm = estop_tests::guests::path("runaway");
+//! let host = Host::builder().build()?;
+//! let runaway = host.load(Source::file(wasm)).await?;
+//! // A tool that never returns and never looks whether it should.
+//! let call = host.agent("support-7").call(&runaway, "spin", serde_json::json!({})).start();
+//!
+//! let _ = call.interrupt(Cause::Operator, "alice");
+//! let outcome = call.outcome().await;
+//! assert!(matches!(&outcome.end, End::Stopped(stopped) if stopped.actor == "alice"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Code map
+//!
+//! | ask | look at |
+//! | --- | --- |
+//! | what is one call, from end to end? | `call.rs`: `drive`, and `settle` for interrupt → rollback → entry |
+//! | where do worker, interrupt and commit meet? | `gate.rs`, one atomic word; model-checked in `tests/tests/gate_model.rs` |
+//! | where does an interrupt go? | `interrupt.rs`; `interrupt/preempter.rs` finishes it |
+//! | who polls guests? | `workers.rs`, through `call/gated.rs` |
+//! | what runs, and who finds it? | `inventory.rs`, without locks |
+//! | deadlines, epochs, fuel | `engine.rs` (the ticker), `sandbox.rs` (arming them) |
+//! | what may a guest ask? | `hostcalls/`, one file for each WIT interface |
+//! | where is rollback? | `transaction.rs`: dropping it |
+//! | where is state kept? | `store.rs` (the contract), `store/conformance.rs` (its suite), `store/memory.rs` |
+//! | what is recorded? | `log/entry.rs`; `log/writer.rs` is the committer |
+//! | what is let in? | `tools/admission.rs` (bytes), `tools/describe.rs` (descriptions), `tools/schema.rs` (input) |
+//! | what does the command do? | `cli/`, one file for each subcommand; `drill.rs` |
+//!
+//! # What is deliberately absent
+//!
+//! - No other way to stop than [`Host::interrupt`] and what calls it. Nothing aborts a task or kills a thread.
+//! - No lock that a guest's thread and an interrupt share, and none that a commit and an interrupt share.
+//! - No process-wide state: several hosts live in one process and do not know of each other. The library installs no
+//!   signal handler, logger or panic hook; only the `estop` command does.
+//! - No retry. What conflicts or fails is told.
 
 mod agent;
 mod call;

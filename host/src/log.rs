@@ -118,6 +118,11 @@ impl Log {
             .then_some("the log is too far behind; calls are refused until it has caught up")
     }
 
+    /// How many calls a record of an interrupt may name. None if many records wait: then memory counts more.
+    pub(crate) fn calls_named_max(&self) -> usize {
+        if self.records.len() < entry::RECORDS_NAMING_MAX { entry::CALLS_NAMED_MAX } else { 0 }
+    }
+
     /// Waits until everything recorded so far is in the store.
     pub(crate) async fn flush(&self) -> Result<(), StoreError> {
         let (done, flushed) = oneshot::channel();

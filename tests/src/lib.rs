@@ -62,7 +62,7 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
 ///
 /// # Panics
 /// If it has not.
-pub fn completed(outcome: &Outcome) -> &Value {
+pub fn completed(outcome: &Arc<Outcome>) -> &Value {
     match &outcome.end {
         End::Completed(output) => &output.json,
         end => panic!("{} did not complete: {end:?}; standard error: {}", outcome.call, outcome.stderr),

@@ -104,7 +104,7 @@ pub fn spins_in_destructor() -> Vec<u8> {
     let destructor = r#"
       (core module $undertaker (func (export "destroy") (param i32) (loop $again (br $again))))
       (core instance $undertaker (instantiate $undertaker))
-      (type $doomed (resource (rep i32) (dtor (func $undertaker "destroy"))))
+      (type $doomed (resource (rep i32) (dtor (core func $undertaker "destroy"))))
       (core func $new (canon resource.new $doomed))
       (core func $drop (canon resource.drop $doomed))
       (core module $waster

@@ -397,10 +397,11 @@ async fn list_tools_has_no_state() {
         (call $open (i32.const 0) (i32.const 0) (i32.const 64))
         (if (call $is-error) (then unreachable))";
     let guest = Hostile { call: open, ..Hostile::default() };
-    let component = Described { tools: &tools, list, guest, imports: Some(imports), ..Described::default() }.component();
+    let component =
+        Described { tools: &tools, list, guest, imports: Some(imports), ..Described::default() }.component();
     let host = host();
     let component = host.load(Source::bytes(component)).await.unwrap();
-    completed(&call(&host, &component, "tool", Value::Null).await);
+    completed(&*call(&host, &component, "tool", Value::Null).await);
 }
 
 /// Promise 9 and 18: what was unloaded is gone from the host, and can come back.
@@ -413,12 +414,12 @@ async fn a_component_can_be_unloaded_and_loaded_again() {
     // There is room for another one.
     let other = host.load(Source::bytes(Hostile::default().component())).await.unwrap();
     // What still holds it can go on calling it.
-    assert_eq!(completed(&call(&host, &component, "echo", json!({"text": "a"})).await)["text"], "a");
+    assert_eq!(completed(&*call(&host, &component, "echo", json!({"text": "a"})).await)["text"], "a");
     host.unload(&other);
     host.unload(&other);
     let again = load(&host, "echo").await;
     assert_eq!(again.digest(), component.digest());
-    assert_eq!(completed(&call(&host, &again, "echo", json!({"text": "b"})).await)["text"], "b");
+    assert_eq!(completed(&*call(&host, &again, "echo", json!({"text": "b"})).await)["text"], "b");
 }
 
 /// Promise 18: many at once get the same component, also where there is room for only one.
@@ -431,7 +432,7 @@ async fn concurrent_loads_of_the_same_are_one_component() {
     let components: Vec<Component> = within(join_all(loads)).await.into_iter().map(Result::unwrap).collect();
     for component in &components {
         assert_eq!(component.digest(), Digest::of(&bytes));
-        completed(&call(&host, component, "victim", Value::Null).await);
+        completed(&*call(&host, component, "victim", Value::Null).await);
     }
     // One unload forgets it.
     host.unload(&components[0]);
@@ -449,7 +450,7 @@ async fn refused_components_take_no_room() {
     }
     assert_eq!(host.live_calls(), 0);
     let component = host.load(Source::bytes(Hostile::default().component())).await.unwrap();
-    completed(&call(&host, &component, "victim", Value::Null).await);
+    completed(&*call(&host, &component, "victim", Value::Null).await);
 }
 
 /// An embedder whose own interface does not link is told so when the host is built.
@@ -563,7 +564,7 @@ async fn bulk_memory_operations_compute_what_they_did() {
     let down = bands + &copy(BIG_START, BIG_START + by, 10 * band - by) + &edges(-(by as isize));
     for instructions in [filled, up, down] {
         let component = host.load(big(&instructions)).await.unwrap();
-        completed(&call(&host, &component, "big", Value::Null).await);
+        completed(&*call(&host, &component, "big", Value::Null).await);
     }
     // Beyond the end nothing is written, and it traps as it did.
     let outside = copy(end - 10, BIG_START, 70_000);

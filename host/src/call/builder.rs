@@ -15,6 +15,9 @@ use crate::interrupt::{Cause, Interrupt, Interruption};
 use crate::log::Record;
 use crate::tools::{Code, Component};
 
+/// For what the host itself asks of a component, such as its tools.
+const INTERNAL_DEADLINE_MAX: Duration = Duration::from_secs(10);
+
 /// A call that has not been started. Nothing happens until [`start`](Self::start).
 #[must_use = "a call does nothing until it is started"]
 pub struct CallBuilder {
@@ -53,7 +56,8 @@ impl CallBuilder {
 
     /// A call of the host's own.
     pub(crate) fn internal(core: Arc<Core>, code: Arc<Code>, name: Arc<str>, operation: Operation) -> Self {
-        let limits = core.call_limits.clone();
+        let mut limits = core.call_limits.clone();
+        limits.deadline = limits.deadline.min(INTERNAL_DEADLINE_MAX);
         let request = Request { code, component: None, name, operation, limits, refused: None };
         Self { core, agent: HOST_ACTOR.into(), tool: "list-tools".into(), request }
     }

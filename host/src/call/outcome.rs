@@ -10,9 +10,14 @@ use serde_json::{Value, json};
 use super::{CallId, CallState};
 use crate::hostcalls::bindings::estop::tool::types;
 use crate::hostcalls::bindings::exports::estop::tool::tool as wit;
-use crate::interrupt::Cause;
+use crate::interrupt::{Cause, cut};
 use crate::tools::Digest;
 use crate::transaction::Size;
+
+/// Length of a tool's error code (bytes); the rest is cut.
+const CODE_BYTES_MAX: usize = 64;
+/// Length of a tool's error message (bytes); the rest is cut.
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
 
 /// How one call ended.
 #[derive(Clone, Debug)]
@@ -238,13 +243,16 @@ fn bad_output(message: String) -> End {
     End::Failed(Failure { code: "output".into(), message, retryable: false, data: None })
 }
 
-/// Why the tool could not do what was asked.
-pub(super) fn failure(failure: wit::Failure) -> End {
+/// Why the tool could not do what was asked. Its words are cut: they go into entries and to people.
+pub(super) fn failure(failure: wit::Failure, data_bytes_max: usize) -> End {
     match failure {
-        wit::Failure::InvalidInput(message) => End::InvalidInput(message),
+        wit::Failure::InvalidInput(message) => End::InvalidInput(short(message, MESSAGE_BYTES_MAX)),
+        wit::Failure::Failed(failed) if failed.data.as_ref().is_some_and(|data| data.len() > data_bytes_max) => {
+            bad_output(format!("the tool failed, and its data are larger than {data_bytes_max} bytes"))
+        }
         wit::Failure::Failed(failed) => End::Failed(Failure {
-            code: failed.code,
-            message: failed.message,
+            code: short(failed.code, CODE_BYTES_MAX),
+            message: short(failed.message, MESSAGE_BYTES_MAX),
             retryable: failed.retryable,
             // What is not JSON is told as the text that it is.
             data: failed.data.map(|data| serde_json::from_str(&data).unwrap_or(Value::String(data))),
@@ -257,6 +265,11 @@ pub(super) fn failure(failure: wit::Failure) -> End {
             data: None,
         }),
     }
+}
+
+fn short(mut text: String, bytes_max: usize) -> String {
+    cut(&mut text, bytes_max);
+    text
 }
 
 /// The guest broke a rule.

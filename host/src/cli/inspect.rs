@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{ExitCode, build, print};
+use super::{ExitCode, build, print, printable};
 use crate::hostcalls::grant;
 use crate::{Component, Host, HostLimits, Source, ToolInfo};
 
@@ -74,9 +74,4 @@ fn hints(tool: &ToolInfo) -> String {
     ];
     let claimed: Vec<_> = hints.iter().filter(|(claimed, _)| *claimed).map(|(_, name)| *name).collect();
     if claimed.is_empty() { String::new() } else { format!(" ({})", claimed.join(", ")) }
-}
-
-/// A component's words may not drive the terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

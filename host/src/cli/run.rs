@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::exit_code::{WithCode, usage};
 use super::signals::Signals;
 use super::watchdog::Watchdog;
-use super::{ExitCode, build, print, quantity};
+use super::{ExitCode, build, print, printable, quantity};
 use crate::call::{Call, End, Outcome};
 use crate::{CallLimits, Component, DEFAULT_AGENT, Host, HostLimits, Source};
 
@@ -163,8 +163,7 @@ async fn watch(call: &Call) -> Arc<Outcome> {
 }
 
 fn show(bar: Option<&ProgressBar>, progress: &crate::Progress) {
-    // A tool's words may not drive the terminal.
-    let said: String = progress.message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let said = printable(&progress.message).replace('\n', " ");
     let Some(bar) = bar else {
         let total = progress.total.map(|total| format!("/{total}")).unwrap_or_default();
         eprintln!("progress {}{total} {said}", progress.done);
@@ -192,11 +191,12 @@ fn tell(outcome: &Outcome, json: bool) {
             return;
         }
         End::Stopped(stopped) => {
-            let reason = if stopped.reason.is_empty() { String::new() } else { format!(": {}", stopped.reason) };
+            let reason =
+                if stopped.reason.is_empty() { String::new() } else { format!(": {}", printable(&stopped.reason)) };
             let ran = humantime::format_duration(Duration::from_millis(outcome.elapsed.as_millis() as u64));
             eprintln!("estop: {} stopped by {} ({}{reason}) after {ran}", outcome.call, stopped.actor, stopped.cause);
         }
-        end => eprintln!("estop: {}: {}", end.status(), end.error().unwrap_or_default()),
+        end => eprintln!("estop: {}: {}", end.status(), printable(end.error().unwrap_or_default())),
     }
     let committed = match commits {
         commits if commits.unknown => "whether the last commit is durable is UNKNOWN".to_owned(),

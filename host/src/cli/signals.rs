@@ -40,9 +40,11 @@ impl Signals {
                 };
                 let (cause, reason) = next().await;
                 watchdog.arm();
-                if let Some(host) = target.get() {
-                    let _ = host.interrupt(Scope::Everything, Interrupt::new(cause, user::name()).reason(reason));
-                }
+                let Some(host) = target.get() else {
+                    eprintln!("estop: stopped ({reason}) before anything ran; nothing to discard");
+                    std::process::exit(ExitCode::from(cause) as i32);
+                };
+                let _ = host.interrupt(Scope::Everything, Interrupt::new(cause, user::name()).reason(reason));
                 tell.send_replace(Some(cause));
                 let (_, reason) = next().await;
                 eprintln!("estop: second {reason}: ending at once, without waiting for the stop to be confirmed");

@@ -205,7 +205,7 @@ pub(super) fn wake_p99_us(runs: u32) -> f64 {
         }
     }
     samples.sort_by(f64::total_cmp);
-    percentile(&samples, 99)
+    (percentile(&samples, 99) * 10.0).round() / 10.0
 }
 
 fn elapsed_ns(begun: Instant) -> u64 {

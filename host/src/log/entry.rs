@@ -14,6 +14,9 @@ use crate::transaction::Size;
 /// An interrupt's entry names at most this many of the calls that it reached, and counts them all.
 pub(crate) const CALLS_NAMED_MAX: usize = 1000;
 
+/// While more records than this wait to be written, an interrupt's entry counts the calls and names none.
+pub(crate) const RECORDS_NAMING_MAX: usize = 1000;
+
 /// One record of the audit log. A store adds what ties it to the others.
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {

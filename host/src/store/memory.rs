@@ -13,7 +13,7 @@ use super::{Commit, Key, Listing, Read, Space, Store, StoreError, Verdict, Versi
 use crate::log::Entry;
 
 /// The log keeps this many entries; older ones are dropped, since nothing here outlives the process anyway.
-pub const ENTRIES_MAX: usize = 1 << 18;
+pub const ENTRIES_MAX: usize = 1 << 16;
 
 /// See the module's documentation.
 #[derive(Default)]

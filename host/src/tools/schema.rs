@@ -12,22 +12,25 @@
 //! ordinary recursive enums, and the `jsonschema` crate can neither be counted nor stopped. So the work is divided:
 //!
 //! - What a keyword says of one value (`type`, `enum`, `pattern`, `minimum`, `required`, …) is checked by
-//!   `jsonschema`, one small validator for each subschema. That is linear, with two exceptions that are kept from it:
-//!   `uniqueItems` (its hashes can be made to collide) is checked here, and a `pattern` costs up to 30 µs a byte, so
-//!   it is charged by the size of its program.
-//! - What a keyword says of other schemas and places (`$ref`, `anyOf`, `properties`, `items`, …) is walked here
-//!   (`walk.rs`; `explain.rs` says why something does not match). The result for a shared subschema at a place is remembered, which makes the walk polynomial, and
-//!   each step is counted, which bounds it: an input that needs more steps is refused like an invalid one.
+//!   `jsonschema`, one small validator for each subschema. That is linear, with two exceptions: `uniqueItems`, whose
+//!   hashes can be made to collide, is checked by `unique.rs`, and a `pattern`, which can cost 30 µs a byte, is charged
+//!   by the size of its program.
+//! - What a keyword says of other schemas and places (`$ref`, `anyOf`, `properties`, `items`, …) is walked by `walk.rs`;
+//!   `explain.rs` then says why something does not match. The result for a shared subschema at a place is remembered,
+//!   which makes the walk polynomial, and each step is counted, which bounds it: an input that needs more steps is
+//!   refused like an invalid one.
 //!
 //! # What is not supported
 //! References must stay in the document and be JSON pointers (`#/$defs/name`); nothing is ever fetched. Drafts 6, 7,
 //! 2019-09 and 2020-12 are known, the last where `$schema` is missing. `format` and `content…` are annotations and
 //! check nothing. Patterns have no look-around and no back-references.
 
+mod compile;
 mod explain;
 mod graph;
 #[cfg(test)]
 mod tests;
+mod unique;
 mod walk;
 
 use std::fmt;
@@ -113,7 +116,7 @@ impl InputSchema {
             return Err(SchemaError::TooLarge { bytes: text.len(), max: SCHEMA_BYTES_MAX });
         }
         let value: Value = serde_json::from_str(text).map_err(|error| SchemaError::NotJson(error.to_string()))?;
-        let graph = graph::Graph::compile(&value)?;
+        let graph = compile::compile(&value)?;
         Ok(InputSchema { value, graph })
     }
 

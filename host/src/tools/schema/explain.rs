@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::graph::{Assertions, Graph, Id, Subschema};
-use super::walk::{Evaluated, Exhausted, Memory, ROOT, Walk, item_schema};
+use super::walk::{Evaluated, Exhausted, Memory, ROOT, Walk, to_u64};
 use super::{MESSAGE_CHARS_MAX, PATH_CHARS_MAX, VIOLATIONS_MAX, Violation, bounded};
 
 /// A longer value is not repeated in a message.
@@ -181,7 +181,9 @@ impl Explanation<'_> {
             shape &= fit != Fit::None;
             tag |= fit == Fit::Tag;
         }
-        if let Value::Object(object) = value {
+        if let Value::Object(object) = value
+            && subschema.has_property_schemas()
+        {
             for (name, part) in object {
                 for id in self.walk.property_schemas(subschema, name)? {
                     let Some(property) = self.walk.graph.get(id) else { continue };
@@ -240,20 +242,23 @@ impl Explanation<'_> {
                 self.explain(*id, value, path)?;
             }
         }
-        for (name, part) in object {
-            let path = Path::Property(path, name);
-            if let Some(id) = subschema.property_names
-                && !self.walk.valid(id, &Value::String(name.clone()), Memory::Avoid)?
-            {
-                self.report(&path, "has a name that is not allowed");
-            }
-            for id in self.walk.property_schemas(subschema, name)? {
-                self.explain_part(id, subschema, part, &path)?;
+        if subschema.has_property_schemas() {
+            for (name, part) in object {
+                let path = Path::Property(path, name);
+                if let Some(id) = subschema.property_names
+                    && !self.walk.valid(id, &Value::String(name.clone()), Memory::Avoid)?
+                {
+                    self.report(&path, "has a name that is not allowed");
+                }
+                for id in self.walk.property_schemas(subschema, name)? {
+                    self.explain_part(id, subschema, part, &path)?;
+                }
             }
         }
         if let Some(unevaluated) = subschema.unevaluated_properties {
             let mut evaluated = Evaluated::default();
             self.walk.evaluate(id, value, Memory::Use, &mut evaluated)?;
+            self.walk.charge(to_u64(object.len()))?;
             for (name, part) in object.iter().filter(|(name, _)| !evaluated.has_property(name)) {
                 self.explain_part(unevaluated, subschema, part, &Path::Property(path, name))?;
             }
@@ -285,10 +290,8 @@ impl Explanation<'_> {
         path: &Path<'_>,
     ) -> Result<(), Exhausted> {
         let Value::Array(array) = value else { return Ok(()) };
-        for (index, item) in array.iter().enumerate() {
-            if let Some(id) = item_schema(subschema, index) {
-                self.explain(id, item, &Path::Item(path, index))?;
-            }
+        for (index, item, id) in subschema.item_schemas(array) {
+            self.explain(id, item, &Path::Item(path, index))?;
         }
         if let Some(contains) = &subschema.contains {
             let count = self.walk.count_contained(contains, array, Memory::Use)?;
@@ -301,6 +304,7 @@ impl Explanation<'_> {
         if let Some(unevaluated) = subschema.unevaluated_items {
             let mut evaluated = Evaluated::default();
             self.walk.evaluate(id, value, Memory::Use, &mut evaluated)?;
+            self.walk.charge(to_u64(array.len()))?;
             for (index, item) in array.iter().enumerate().filter(|(index, _)| !evaluated.has_item(*index)) {
                 self.explain(unevaluated, item, &Path::Item(path, index))?;
             }

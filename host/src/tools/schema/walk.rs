@@ -11,7 +11,7 @@ use super::graph::{Assertions, Contains, Graph, Id, Subschema};
 use super::{EVALUATION_LEVELS_MAX, STEPS_MAX};
 
 /// A string's bytes that are looked at in one step.
-const STRING_BYTES_PER_STEP: usize = 64;
+pub(super) const STRING_BYTES_PER_STEP: usize = 64;
 
 /// Results that are remembered: some 10 MB. Without room for more, what is asked again is evaluated again.
 const RESULTS_REMEMBERED_MAX: usize = 1 << 18;
@@ -75,7 +75,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Runs `inner` one level further down.
-    fn deeper<T>(&mut self, inner: impl FnOnce(&mut Self) -> Result<T, Exhausted>) -> Result<T, Exhausted> {
+    pub(super) fn deeper<T>(&mut self, inner: impl FnOnce(&mut Self) -> Result<T, Exhausted>) -> Result<T, Exhausted> {
         self.enter()?;
         let result = inner(self);
         self.leave();
@@ -196,21 +196,24 @@ impl<'a> Walk<'a> {
                 return Ok(false);
             }
         }
-        for (name, part) in object {
-            if let Some(id) = subschema.property_names
-                && !self.valid(id, &Value::String(name.clone()), Memory::Avoid)?
-            {
-                return Ok(false);
-            }
-            for id in self.property_schemas(subschema, name)? {
-                if !self.valid(id, part, memory)? {
+        if subschema.has_property_schemas() {
+            for (name, part) in object {
+                if let Some(id) = subschema.property_names
+                    && !self.valid(id, &Value::String(name.clone()), Memory::Avoid)?
+                {
                     return Ok(false);
+                }
+                for id in self.property_schemas(subschema, name)? {
+                    if !self.valid(id, part, memory)? {
+                        return Ok(false);
+                    }
                 }
             }
         }
         if let Some(unevaluated) = subschema.unevaluated_properties {
             let mut evaluated = Evaluated::default();
             self.evaluate(id, value, memory, &mut evaluated)?;
+            self.charge(to_u64(object.len()))?;
             for (name, part) in object {
                 if !evaluated.has_property(name) && !self.valid(unevaluated, part, memory)? {
                     return Ok(false);
@@ -247,10 +250,8 @@ impl<'a> Walk<'a> {
         array: &[Value],
         memory: Memory,
     ) -> Result<bool, Exhausted> {
-        for (index, item) in array.iter().enumerate() {
-            if let Some(id) = item_schema(subschema, index)
-                && !self.valid(id, item, memory)?
-            {
+        for (_, item, id) in subschema.item_schemas(array) {
+            if !self.valid(id, item, memory)? {
                 return Ok(false);
             }
         }
@@ -262,6 +263,7 @@ impl<'a> Walk<'a> {
         if let Some(unevaluated) = subschema.unevaluated_items {
             let mut evaluated = Evaluated::default();
             self.evaluate(id, value, memory, &mut evaluated)?;
+            self.charge(to_u64(array.len()))?;
             for (index, item) in array.iter().enumerate() {
                 if !evaluated.has_item(index) && !self.valid(unevaluated, item, memory)? {
                     return Ok(false);
@@ -329,9 +331,11 @@ impl<'a> Walk<'a> {
                     }
                 }
                 evaluated.all |= subschema.unevaluated_properties.is_some() && !is_root;
-                for name in object.keys() {
-                    if !self.property_schemas(subschema, name)?.is_empty() {
-                        evaluated.properties.insert(name);
+                if subschema.has_property_schemas() {
+                    for name in object.keys() {
+                        if !self.property_schemas(subschema, name)?.is_empty() {
+                            evaluated.properties.insert(name);
+                        }
                     }
                 }
             }
@@ -348,60 +352,6 @@ impl<'a> Walk<'a> {
                 }
             }
             _ => {}
-        }
-        Ok(())
-    }
-
-    /// The first two items that are equal. They are compared as text in one form, in a set that nobody can make slow
-    /// by choosing the items.
-    pub(super) fn equal_items(&mut self, array: &[Value]) -> Result<Option<(usize, usize)>, Exhausted> {
-        let mut seen = HashMap::new();
-        for (index, item) in array.iter().enumerate() {
-            let mut text = String::new();
-            self.deeper(|walk| walk.canonical(item, &mut text))?;
-            if let Some(earlier) = seen.insert(text, index) {
-                return Ok(Some((earlier, index)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Writes `value` so that equal values have equal texts: 1 is 1.0, and the order of properties does not matter.
-    fn canonical(&mut self, value: &Value, text: &mut String) -> Result<(), Exhausted> {
-        match value {
-            Value::Array(array) => {
-                text.push('[');
-                for item in array {
-                    self.deeper(|walk| walk.canonical(item, text))?;
-                    text.push(',');
-                }
-                text.push(']');
-            }
-            Value::Object(object) => {
-                let mut properties: Vec<_> = object.iter().collect();
-                properties.sort_unstable_by_key(|(name, _)| *name);
-                text.push('{');
-                for (name, part) in properties {
-                    self.charge(to_u64(name.len() / STRING_BYTES_PER_STEP))?;
-                    text.push_str(&Value::String(name.clone()).to_string());
-                    self.deeper(|walk| walk.canonical(part, text))?;
-                    text.push(',');
-                }
-                text.push('}');
-            }
-            // Floats that are whole and small enough to be exact; all others are not equal to any integer.
-            Value::Number(number) => match number.as_f64() {
-                Some(0.0) => text.push('0'),
-                Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 2f64.powi(64) => {
-                    text.push_str(&format!("{float:.0}"));
-                }
-                _ => text.push_str(&number.to_string()),
-            },
-            Value::String(string) => {
-                self.charge(to_u64(string.len() / STRING_BYTES_PER_STEP))?;
-                text.push_str(&value.to_string());
-            }
-            Value::Null | Value::Bool(_) => text.push_str(&value.to_string()),
         }
         Ok(())
     }
@@ -423,11 +373,6 @@ impl Evaluated<'_> {
     }
 }
 
-/// The schema for an item that its position decides.
-pub(super) fn item_schema(subschema: &Subschema, index: usize) -> Option<Id> {
-    subschema.prefix_items.get(index).copied().or(subschema.items)
-}
-
-fn to_u64(number: usize) -> u64 {
+pub(super) fn to_u64(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
