@@ -269,7 +269,7 @@ fn checked_input(
         return Err(Fault::InvalidInput(format!("the input has {bytes} bytes; the limit is {bytes_max}")));
     }
     info.schema.check(input).map_err(|violations| {
-        let lines: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.path, v.message)).collect();
+        let lines: Vec<_> = violations.iter().map(ToString::to_string).collect();
         Fault::InvalidInput(lines.join("; "))
     })?;
     Ok(text)
@@ -287,7 +287,11 @@ async fn conclude(
         Answer::Call(Ok(output)) => outcome::output(output, core.call_limits.output_bytes_max),
         Answer::Call(Err(failure)) => Err(outcome::failure(failure, core.call_limits.output_bytes_max)),
     };
-    let transaction = sandbox.map(|sandbox| &mut sandbox.store().data_mut().transaction)?;
+    let sandbox = sandbox?;
+    if sandbox.is_out_of_fuel() {
+        return out_of_fuel(core, call);
+    }
+    let transaction = &mut sandbox.store().data_mut().transaction;
     // What the guest believed may have been false, whatever it made of it.
     if let Some(lost) = transaction.lost() {
         return Some(End::Conflict(lost.to_owned()));
@@ -322,22 +326,27 @@ fn failed(core: &Arc<Core>, call: &Arc<CallState>, fault: Fault, sandbox: Option
         Fault::InvalidInput(why) => return Some(End::InvalidInput(why)),
         Fault::Guest(error) => error,
     };
-    let stop = |cause, reason: String| {
-        // Whoever waits for the call waits for its outcome.
-        let _ = core.interrupt_call(call, Interrupt::new(cause, HOST_ACTOR).reason(reason));
-        None
-    };
     if let Some(limit @ LimitReached::Memory { .. }) = error.downcast_ref() {
-        return stop(Cause::Memory, limit.to_string());
+        return stop(core, call, Cause::Memory, limit.to_string());
     }
     if matches!(error.downcast_ref(), Some(wasmtime::Trap::OutOfFuel)) {
-        return stop(Cause::Fuel, "the fuel granted to the call is used up".into());
+        return out_of_fuel(core, call);
     }
     if let Some(CommitUnknown(why)) = error.downcast_ref() {
         return Some(commit_unknown(why.clone()));
     }
     let stderr = sandbox.map(|sandbox| sandbox.store().data().stderr_text()).unwrap_or_default();
     Some(outcome::trapped(&error, &stderr))
+}
+
+fn out_of_fuel(core: &Core, call: &Arc<CallState>) -> Option<End> {
+    stop(core, call, Cause::Fuel, "the fuel granted to the call is used up".into())
+}
+
+fn stop(core: &Core, call: &Arc<CallState>, cause: Cause, reason: String) -> Option<End> {
+    // Whoever waits for the call waits for its outcome.
+    let _ = core.interrupt_call(call, Interrupt::new(cause, HOST_ACTOR).reason(reason));
+    None
 }
 
 fn stopped(call: &CallState, released_ns: u64) -> End {

@@ -80,6 +80,8 @@ fn start_tracing() {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would panic where nobody reads what is said.
+        .log_internal_errors(false)
         .try_init();
 }
 
@@ -94,7 +96,21 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// What a component says may not drive the terminal: control characters become blanks, line ends apart.
+/// Says something to people. That nobody listens is no reason to fail.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// What a component says may not drive the terminal: control characters become blanks. Lines after the first are
+/// indented, so that none can pass for one of ours.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' => shown.push_str("\n    "),
+            character if character.is_control() => shown.push(' '),
+            character => shown.push(character),
+        }
+    }
+    shown
 }

@@ -167,7 +167,9 @@ impl HostBuilder {
     ///
     /// # Errors
     /// Wasmtime refuses the configuration, an interface does not link, or a thread cannot be started.
-    pub fn build(self) -> Result<Host, BuildError> {
+    pub fn build(mut self) -> Result<Host, BuildError> {
+        // Beyond the host's own limit `memory.grow` would answer -1, and nobody would be told why the call ended.
+        self.call_limits.memory_bytes_max = self.call_limits.memory_bytes_max.min(self.limits.memory_bytes_max);
         let engine = engine::new(&self.limits).map_err(BuildError::Engine)?;
         let mut linker = Linker::new(&engine);
         hostcalls::add_to_linker(&mut linker).map_err(BuildError::Engine)?;

@@ -153,7 +153,8 @@ pub(crate) struct Remains {
 
 pub(crate) struct Sandbox {
     store: Store<CallCtx>,
-    fuel: u64,
+    granted_fuel: u64,
+    armed_fuel: u64,
 }
 
 impl Sandbox {
@@ -184,7 +185,10 @@ impl Sandbox {
         store.limiter(|ctx| &mut ctx.limiter);
         store.set_hostcall_fuel(limits.transfer_bytes_max);
         store.set_max_component_handles(limits.resources_max);
-        store.set_fuel(limits.fuel)?;
+        // Fuel is looked at where functions and loops begin, so a call can use more than it has on its last stretch. One
+        // unit more than granted tells whoever used exactly what it had from whoever used more.
+        let armed_fuel = limits.fuel.saturating_add(1);
+        store.set_fuel(armed_fuel)?;
         store.fuel_async_yield_interval(Some(FUEL_INTERVAL))?;
         store.epoch_deadline_callback(|cx| {
             // Nothing but this one load: a callback may not touch the store.
@@ -195,7 +199,7 @@ impl Sandbox {
             }
         });
         store.set_epoch_deadline(1);
-        Ok(Self { store, fuel: limits.fuel })
+        Ok(Self { store, granted_fuel: limits.fuel, armed_fuel })
     }
 
     /// Instantiates. Start functions run here, so this is guest code like any other.
@@ -207,9 +211,15 @@ impl Sandbox {
         &mut self.store
     }
 
+    /// The guest has used more than it was granted.
+    pub(crate) fn is_out_of_fuel(&self) -> bool {
+        self.store.get_fuel().unwrap_or(0) == 0
+    }
+
     /// Drops the store.
     pub(crate) fn dismantle(self) -> Remains {
-        let fuel = self.fuel.saturating_sub(self.store.get_fuel().unwrap_or(0));
+        let used = self.armed_fuel.saturating_sub(self.store.get_fuel().unwrap_or(0));
+        let fuel = used.min(self.granted_fuel);
         let ctx = self.store.into_data();
         let state = |performed: &AtomicBool| match performed.load(Ordering::Acquire) {
             true => EffectState::Performed,

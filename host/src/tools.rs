@@ -92,10 +92,11 @@ impl Source {
 /// Reads one byte more than allowed at most, so that a file that is too large is noticed and not read.
 fn read_file(path: &std::path::Path, bytes_max: usize) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
-    let file = std::fs::File::open(path)?;
-    if !file.metadata()?.is_file() {
+    // Before it is opened: opening a named pipe waits for whoever writes to it.
+    if !std::fs::metadata(path)?.is_file() {
         return Err(std::io::Error::other("it is not a regular file"));
     }
+    let file = std::fs::File::open(path)?;
     let mut bytes = Vec::new();
     file.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -275,11 +276,11 @@ impl Tools {
 
     fn insert(&self, component: Component, components_max: usize) -> Result<Component, LoadError> {
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
-        if loaded.len() >= components_max {
+        let key = (component.inner.digest, Arc::clone(&component.inner.name));
+        // Somebody may have loaded the same one meanwhile; then theirs is as good, and it needs no room.
+        if loaded.len() >= components_max && !loaded.contains_key(&key) {
             return Err(LoadError::TooMany(components_max));
         }
-        let key = (component.inner.digest, Arc::clone(&component.inner.name));
-        // Somebody may have loaded the same one meanwhile; then theirs is as good.
         Ok(loaded.entry(key).or_insert(component).clone())
     }
 

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use estop::wasmtime::{self, StoreContextMut};
 use estop::{
-    Call, CallCtx, CallLimits, Cause, Component, End, Host, HostBuilder, HostLimits, Outcome, Reached, Source, Stopped,
+    Call, CallCtx, CallLimits, Cause, Component, End, Host, HostBuilder, HostLimits, Interrupt, Outcome, Reached,
+    Source, Stopped,
 };
 use serde_json::Value;
 
 use crate::guests::Hostile;
+use crate::held::Held;
 use crate::{PATIENCE, within};
 
 /// A guest's code: counted by the probe, unless the component is only being described.
@@ -191,4 +193,31 @@ pub async fn until(mut holds: impl FnMut() -> bool) {
         }
     })
     .await;
+}
+
+/// An interrupt by [`ACTOR`], at once.
+pub fn operator() -> Interrupt {
+    Interrupt::new(Cause::Operator, ACTOR)
+}
+
+/// A host on a store that can be held, with one worker; and the tools that read and write state.
+///
+/// # Panics
+/// If it cannot be built.
+pub async fn held_host() -> (Held, Host, Component) {
+    let held = Held::new();
+    let host = match narrow(8).store(held.clone()).build() {
+        Ok(host) => host,
+        Err(error) => panic!("{error}"),
+    };
+    let kv = crate::load(&host, "kv").await;
+    (held, host, kv)
+}
+
+/// What key `k` of agent `default` holds.
+///
+/// # Panics
+/// If it cannot be read.
+pub async fn value(host: &Host, kv: &Component) -> Value {
+    crate::completed(&crate::call(host, kv, "get", serde_json::json!({ "key": "k" })).await)["value"].clone()
 }

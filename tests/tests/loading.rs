@@ -58,7 +58,7 @@ async fn what_is_no_component_is_refused_and_told_what_it_is() {
         ("other bytes", b"\x7fELF\x1b[31m".to_vec(), &["not WebAssembly", r"\x7fELF", "give a component"]),
         ("text", b"(component)".to_vec(), &["text", "wasm-tools parse"]),
         ("no tool", wat::parse_str("(component)").unwrap(), &["does not export estop:tool/tool@0.1.0", "nothing"]),
-        ("damaged", [&component[..8], &[0x63; 64]].concat(), &["not valid at offset"]),
+        ("damaged", [&component[..8], b"\x63\x01\x00"].concat(), &["not valid at offset"]),
     ];
     for (what, bytes, words) in cases {
         let error = refused(&host, Source::bytes(bytes)).await;
@@ -197,7 +197,7 @@ async fn a_component_that_cannot_fit_into_the_pool_is_refused() {
     let tight = Probe::new().grant(small()).limits(limits).build().unwrap();
     let error = refused(&tight, Source::bytes(three.clone())).await;
     assert!(matches!(error, LoadError::Compile(_)), "{error:?}");
-    contains(&error, &["3 places", "pool of 2"]);
+    contains(&error, &["3 Wasm linear memories", "maximum of 2"]);
     let component = host().load(Source::bytes(three)).await.unwrap();
     assert_eq!(component.tools().len(), 1);
 }
@@ -283,7 +283,7 @@ async fn a_bad_schema_is_refused() {
     let cases: [(&str, &[&str]); 7] = [
         ("", &["not JSON"]),
         ("{\"type\": \u{1b}}", &["not JSON"]),
-        ("{\"type\": \"strnig\"}", &["not valid", "/type"]),
+        ("{\"type\": \"strnig\"}", &["not valid", "type"]),
         ("{\"pattern\": \"(\"}", &["pattern"]),
         ("{\"$schema\": \"http://example.com/mine\"}", &["http://example.com/mine", "$schema"]),
         ("{\"$ref\": \"#\"}", &["refers to itself"]),
@@ -313,7 +313,7 @@ async fn list_tools_that_gives_no_answer_is_refused() {
     ];
     let tools = [Spec::new("tool")];
     for (what, list, words) in cases {
-        let component = Described { tools: &tools, list, ..Described::default() }.component();
+        let component = Described { tools: &tools, list, pages_max: 2000, ..Described::default() }.component();
         let error = refused(&host, Source::bytes(component)).await;
         assert!(matches!(error, LoadError::Describe(_)), "{what}: {error:?}");
         contains(&error, words);
@@ -401,7 +401,7 @@ async fn list_tools_has_no_state() {
         Described { tools: &tools, list, guest, imports: Some(imports), ..Described::default() }.component();
     let host = host();
     let component = host.load(Source::bytes(component)).await.unwrap();
-    completed(&*call(&host, &component, "tool", Value::Null).await);
+    completed(&call(&host, &component, "tool", Value::Null).await);
 }
 
 /// Promise 9 and 18: what was unloaded is gone from the host, and can come back.
@@ -414,12 +414,12 @@ async fn a_component_can_be_unloaded_and_loaded_again() {
     // There is room for another one.
     let other = host.load(Source::bytes(Hostile::default().component())).await.unwrap();
     // What still holds it can go on calling it.
-    assert_eq!(completed(&*call(&host, &component, "echo", json!({"text": "a"})).await)["text"], "a");
+    assert_eq!(completed(&call(&host, &component, "echo", json!({"text": "a"})).await)["text"], "a");
     host.unload(&other);
     host.unload(&other);
     let again = load(&host, "echo").await;
     assert_eq!(again.digest(), component.digest());
-    assert_eq!(completed(&*call(&host, &again, "echo", json!({"text": "b"})).await)["text"], "b");
+    assert_eq!(completed(&call(&host, &again, "echo", json!({"text": "b"})).await)["text"], "b");
 }
 
 /// Promise 18: many at once get the same component, also where there is room for only one.
@@ -432,7 +432,7 @@ async fn concurrent_loads_of_the_same_are_one_component() {
     let components: Vec<Component> = within(join_all(loads)).await.into_iter().map(Result::unwrap).collect();
     for component in &components {
         assert_eq!(component.digest(), Digest::of(&bytes));
-        completed(&*call(&host, component, "victim", Value::Null).await);
+        completed(&call(&host, component, "victim", Value::Null).await);
     }
     // One unload forgets it.
     host.unload(&components[0]);
@@ -450,7 +450,7 @@ async fn refused_components_take_no_room() {
     }
     assert_eq!(host.live_calls(), 0);
     let component = host.load(Source::bytes(Hostile::default().component())).await.unwrap();
-    completed(&*call(&host, &component, "victim", Value::Null).await);
+    completed(&call(&host, &component, "victim", Value::Null).await);
 }
 
 /// An embedder whose own interface does not link is told so when the host is built.
@@ -564,7 +564,7 @@ async fn bulk_memory_operations_compute_what_they_did() {
     let down = bands + &copy(BIG_START, BIG_START + by, 10 * band - by) + &edges(-(by as isize));
     for instructions in [filled, up, down] {
         let component = host.load(big(&instructions)).await.unwrap();
-        completed(&*call(&host, &component, "big", Value::Null).await);
+        completed(&call(&host, &component, "big", Value::Null).await);
     }
     // Beyond the end nothing is written, and it traps as it did.
     let outside = copy(end - 10, BIG_START, 70_000);

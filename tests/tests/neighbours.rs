@@ -9,17 +9,13 @@ use estop_tests::clock::ManualClock;
 use estop_tests::guests::Hostile;
 use estop_tests::probe::Probe;
 use estop_tests::stage::{
-    ACTOR, MARK, SPIN, WAIT, grant, hostile, load_bytes, narrow, rewritten, start, stop, stopped, ticks, until,
+    MARK, SPIN, WAIT, grant, hostile, load_bytes, narrow, operator, rewritten, start, stop, stopped, ticks, until,
 };
 use estop_tests::{completed, load, log, small, within};
 use serde_json::{Value, json};
 
 const CROWD: u64 = 100;
 const VICTIM: u64 = 50;
-
-fn operator() -> Interrupt {
-    Interrupt::new(Cause::Operator, ACTOR)
-}
 
 /// Calls that compute for some ten turns each, so that all of them are under way at one time. The victim takes longer.
 fn crowd(host: &Host, bench: &Component) -> Vec<Call> {
@@ -37,7 +33,7 @@ async fn outcomes(calls: &[Call]) -> Vec<Arc<Outcome>> {
 }
 
 /// What a caller gets, and what it costs.
-fn figures(outcome: &Outcome) -> (String, u64) {
+fn figures(outcome: &Arc<Outcome>) -> (String, u64) {
     (completed(outcome).to_string(), outcome.fuel)
 }
 
@@ -238,7 +234,7 @@ async fn a_storm_of_stops_brings_no_neighbour_to_its_deadline() {
     let waiter = hostile(&host, Hostile { call: WAIT, ..Hostile::default() }).await;
     let work =
         || host.agent("neighbour").call(&bench, "hash", json!({ "size": 50_000_000 })).deadline(DEADLINE).start();
-    let alone = figures(&*within(work().outcome()).await);
+    let alone = figures(&within(work().outcome()).await);
 
     let neighbours: Vec<Call> = (0..4).map(|_| work()).collect();
     let sleeper = host.agent("neighbour").call(&waiter, "victim", Value::Null).deadline(DEADLINE).start();
@@ -253,7 +249,7 @@ async fn a_storm_of_stops_brings_no_neighbour_to_its_deadline() {
         within(interruption.released()).await;
     }
     for neighbour in &neighbours {
-        assert_eq!(figures(&*within(neighbour.outcome()).await), alone);
+        assert_eq!(figures(&within(neighbour.outcome()).await), alone);
     }
     ticks(&host, &spinner).await;
     assert!(sleeper.try_outcome().is_none(), "{:?}", sleeper.try_outcome());
@@ -284,7 +280,7 @@ async fn agents_that_stop_themselves_do_not_stop_each_other() {
     };
     let working = |name: String, host: Host, quick: Component| async move {
         for _ in 0..ROUNDS {
-            completed(&*within(start(&host, &name, &quick).outcome()).await);
+            completed(&within(start(&host, &name, &quick).outcome()).await);
         }
     };
     let mut tasks = Vec::new();

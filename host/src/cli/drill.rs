@@ -1,6 +1,6 @@
 //! `estop drill`.
 
-use super::{ExitCode, print};
+use super::{ExitCode, print, say};
 use crate::drill::{self, Report};
 
 /// Test the emergency stop on this machine: stop hostile components many times and report how long it took.
@@ -20,7 +20,7 @@ pub(super) struct Args {
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let report = runtime.block_on(drill::hold(args.runs, |case| eprintln!("estop: drilling: {case}")))?;
+    let report = runtime.block_on(drill::hold(args.runs, |case| say(&format!("estop: drilling: {case}"))))?;
     print(&if args.json { serde_json::to_string(&report)? } else { table(&report) })?;
     Ok(if report.passed { ExitCode::Completed } else { ExitCode::Unconfirmed })
 }

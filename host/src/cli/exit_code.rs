@@ -2,7 +2,7 @@
 
 use std::process::ExitCode as ProcessExitCode;
 
-use super::printable;
+use super::{printable, say};
 use crate::call::End;
 use crate::{Cause, LoadError};
 
@@ -127,7 +127,7 @@ pub(super) fn usage(message: impl Into<String>) -> anyhow::Error {
 
 /// Says what happened, and which code tells it.
 pub(super) fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("estop: {}", printable(&format!("{error:#}")));
+    say(&format!("estop: {}", printable(&format!("{error:#}"))));
     if let Some(with_code) = error.downcast_ref::<WithCode>() {
         return with_code.code;
     }

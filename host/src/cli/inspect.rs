@@ -51,9 +51,9 @@ fn to_text(component: &Component) -> String {
         for line in tool.description.lines() {
             let _ = writeln!(text, "      {}", printable(line));
         }
-        let _ = writeln!(text, "      input: {}", tool.input_schema);
+        let _ = writeln!(text, "      input: {}", printable(&tool.input_schema.to_string()));
         if let Some(schema) = &tool.output_schema {
-            let _ = writeln!(text, "      output: {schema}");
+            let _ = writeln!(text, "      output: {}", printable(&schema.to_string()));
         }
     }
     let _ = writeln!(text, "\nimports, and what they get");

@@ -12,9 +12,9 @@ use serde_json::Value;
 use super::exit_code::{WithCode, usage};
 use super::signals::Signals;
 use super::watchdog::Watchdog;
-use super::{ExitCode, build, print, printable, quantity};
-use crate::call::{Call, End, Outcome};
-use crate::{CallLimits, Component, DEFAULT_AGENT, Host, HostLimits, Source};
+use super::{ExitCode, build, print, printable, quantity, say};
+use crate::call::{Call, End, Outcome, Stopped};
+use crate::{Component, DEFAULT_AGENT, Host, HostLimits, Interrupt, Size, Source};
 
 /// What is read of an input at most (bytes); the call's own limit is smaller.
 const INPUT_BYTES_MAX: u64 = 16 << 20;
@@ -62,30 +62,32 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn run(args: &Args, path: PathBuf, input: Value, signals: &Signals) -> anyhow::Result<ExitCode> {
-    let limits = HostLimits {
-        sandboxes_max: 16,
-        memory_bytes_max: args.memory,
-        component_bytes_max: HostLimits::default().component_bytes_max,
-        ..HostLimits::default()
-    };
-    let call_limits = CallLimits {
-        deadline: args.deadline,
-        grace: args.grace,
-        fuel: args.fuel,
-        memory_bytes_max: args.memory,
-        ..CallLimits::default()
-    };
-    let host = Host::builder().limits(limits).call_limits(call_limits).build()?;
+    // What the user asks for bounds the tool, not the component's description of itself: that has the host's own limits.
+    let memory_bytes_max = HostLimits::default().memory_bytes_max.max(args.memory);
+    let limits = HostLimits { sandboxes_max: 16, memory_bytes_max, ..HostLimits::default() };
+    let host = Host::builder().limits(limits).build()?;
     signals.stop(&host);
-    let component = tokio::select! {
-        component = host.load(Source::file(path)) => component?,
-        cause = signals.asked() => {
-            eprintln!("estop: stopped ({cause}) while the component was loaded; nothing has run, nothing to discard");
+    let loaded = tokio::select! {
+        biased;
+        asked = signals.asked() => Err(asked),
+        // The component may have been stopped, while it described itself, by the same signal.
+        loaded = host.load(Source::file(path)) => signals.interrupt().map_or(Ok(loaded), Err),
+    };
+    let component = match loaded {
+        Ok(component) => component?,
+        Err(Interrupt { cause, .. }) => {
+            let what = "while the component was loaded; nothing has run, nothing to discard";
+            say(&format!("estop: stopped ({cause}) {what}"));
             return Ok(cause.into());
         }
     };
     let tool = choose(&component, args.tool.as_deref())?;
-    let call = host.agent(args.agent.clone()).call(&component, tool, input).start();
+    let call = host.agent(args.agent.clone()).call(&component, tool, input);
+    let call = call.deadline(args.deadline).grace(args.grace).fuel(args.fuel).memory_bytes(args.memory).start();
+    // Registered first, looked after: whoever asked before that did not meet it.
+    if let Some(interrupt) = signals.interrupt() {
+        let _ = call.interrupt_with(interrupt);
+    }
     let outcome = watch(&call).await;
     if args.json {
         print(&outcome.to_json().to_string())?;
@@ -166,7 +168,7 @@ fn show(bar: Option<&ProgressBar>, progress: &crate::Progress) {
     let said = printable(&progress.message).replace('\n', " ");
     let Some(bar) = bar else {
         let total = progress.total.map(|total| format!("/{total}")).unwrap_or_default();
-        eprintln!("progress {}{total} {said}", progress.done);
+        say(&format!("progress {}{total} {said}", progress.done));
         return;
     };
     if let Some(total) = progress.total {
@@ -186,7 +188,7 @@ fn tell(outcome: &Outcome, json: bool) {
         End::Completed(output) => {
             for attachment in output.attachments.iter().filter(|_| !json) {
                 let bytes = attachment.data.len();
-                eprintln!("estop: attachment {:?} ({:?}, {bytes} bytes)", attachment.name, attachment.media_type);
+                say(&format!("estop: attachment {:?} ({:?}, {bytes} bytes)", attachment.name, attachment.media_type));
             }
             return;
         }
@@ -194,17 +196,19 @@ fn tell(outcome: &Outcome, json: bool) {
             let reason =
                 if stopped.reason.is_empty() { String::new() } else { format!(": {}", printable(&stopped.reason)) };
             let ran = humantime::format_duration(Duration::from_millis(outcome.elapsed.as_millis() as u64));
-            eprintln!("estop: {} stopped by {} ({}{reason}) after {ran}", outcome.call, stopped.actor, stopped.cause);
+            let Stopped { cause, actor, .. } = stopped;
+            say(&format!("estop: {} stopped by {actor} ({cause}{reason}) after {ran}", outcome.call));
         }
-        end => eprintln!("estop: {}: {}", end.status(), printable(end.error().unwrap_or_default())),
+        end => say(&format!("estop: {}: {}", end.status(), printable(end.error().unwrap_or_default()))),
     }
     let committed = match commits {
         commits if commits.unknown => "whether the last commit is durable is UNKNOWN".to_owned(),
         commits if commits.points == 0 => "nothing was committed".to_owned(),
         commits => format!("{} writes ({} bytes) were committed before", commits.writes, commits.bytes),
     };
-    eprintln!("estop: {} uncommitted writes ({} bytes) were discarded; {committed}", discarded.writes, discarded.bytes);
+    let Size { writes, bytes } = discarded;
+    say(&format!("estop: {writes} uncommitted writes ({bytes} bytes) were discarded; {committed}"));
     for effect in &outcome.effects {
-        eprintln!("estop: outside the transaction: {:?} {:?}", effect.name, effect.state);
+        say(&format!("estop: outside the transaction: {:?} {:?}", effect.name, effect.state));
     }
 }

@@ -9,14 +9,14 @@ use std::thread;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::watchdog::Watchdog;
+use super::watchdog::{self, Watchdog};
 use super::{ExitCode, user};
 use crate::{Cause, Host, Interrupt, Scope};
 
 /// What the first signal asked for.
 pub(super) struct Signals {
     host: Arc<OnceLock<Host>>,
-    asked: watch::Receiver<Option<Cause>>,
+    asked: watch::Receiver<Option<Interrupt>>,
 }
 
 impl Signals {
@@ -41,14 +41,17 @@ impl Signals {
                 let (cause, reason) = next().await;
                 watchdog.arm();
                 let Some(host) = target.get() else {
-                    eprintln!("estop: stopped ({reason}) before anything ran; nothing to discard");
-                    std::process::exit(ExitCode::from(cause) as i32);
+                    let why = format!("estop: stopped ({reason}) before anything ran; nothing to discard");
+                    watchdog::end(cause.into(), why);
                 };
-                let _ = host.interrupt(Scope::Everything, Interrupt::new(cause, user::name()).reason(reason));
-                tell.send_replace(Some(cause));
+                let interrupt = Interrupt::new(cause, user::name()).reason(reason);
+                // Told first: a call that starts too late to be met by the interrupt finds that it was asked for.
+                tell.send_replace(Some(interrupt.clone()));
+                let _ = host.interrupt(Scope::Everything, interrupt);
                 let (_, reason) = next().await;
-                eprintln!("estop: second {reason}: ending at once, without waiting for the stop to be confirmed");
-                std::process::exit(ExitCode::Unconfirmed as i32);
+                let why =
+                    format!("estop: second {reason}: ending at once, without waiting for the stop to be confirmed");
+                watchdog::end(ExitCode::Unconfirmed, why);
             });
         })?;
         Ok(Self { host, asked })
@@ -60,12 +63,17 @@ impl Signals {
         let _ = self.host.set(host.clone());
     }
 
+    /// What somebody has asked for so far.
+    pub(super) fn interrupt(&self) -> Option<Interrupt> {
+        self.asked.borrow().clone()
+    }
+
     /// Resolves once somebody has asked.
-    pub(super) async fn asked(&self) -> Cause {
+    pub(super) async fn asked(&self) -> Interrupt {
         let mut asked = self.asked.clone();
-        let cause = asked.wait_for(Option::is_some).await.ok().and_then(|cause| *cause);
-        match cause {
-            Some(cause) => cause,
+        let interrupt = asked.wait_for(Option::is_some).await.ok().and_then(|interrupt| interrupt.clone());
+        match interrupt {
+            Some(interrupt) => interrupt,
             // The thread has ended, so nobody will ask any more.
             None => std::future::pending().await,
         }

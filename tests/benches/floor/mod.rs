@@ -4,19 +4,18 @@
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
-use estop::wasmtime::component::{Component, Linker};
-use estop::wasmtime::{
+use wasmtime::component::{Component, Linker};
+use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline,
 };
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 
 mod bindings {
-    estop::wasmtime::component::bindgen!({
+    wasmtime::component::bindgen!({
         path: "../guest-sdk/wit",
         inline: "package bench:floor; world floor { export estop:tool/tool@0.1.0; }",
         world: "bench:floor/floor",
         exports: { default: async },
-        wasmtime_crate: estop::wasmtime,
     });
 }
 

@@ -62,8 +62,10 @@ struct Explanation<'a> {
 impl Explanation<'_> {
     /// Reports what does not match, if anything.
     fn explain(&mut self, id: Id, value: &Value, path: &Path<'_>) -> Result<(), Exhausted> {
-        let done = self.violations.len() >= VIOLATIONS_MAX || !self.explained.insert((id, std::ptr::from_ref(value)));
-        if done || self.walk.valid(id, value, Memory::Use)? {
+        if self.violations.len() >= VIOLATIONS_MAX || self.walk.valid(id, value, Memory::Use)? {
+            return Ok(());
+        }
+        if !self.explained.insert((id, std::ptr::from_ref(value))) {
             return Ok(());
         }
         self.walk.enter()?;
