@@ -9,16 +9,13 @@ mod limits;
 pub(crate) mod outcome;
 mod state;
 
-use std::fmt;
-use std::str::FromStr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
 use serde_json::Value;
 use tokio::sync::{SemaphorePermit, oneshot};
-use ulid::Ulid;
 
 pub(crate) use self::builder::Request;
 pub use self::builder::{Call, CallBuilder};
@@ -37,48 +34,6 @@ use crate::log::Record;
 use crate::sandbox::{LimitReached, Remains, Sandbox};
 use crate::store::{Space, StoreError};
 use crate::transaction::{self, Committed, Size};
-
-/// A call's id, written `call-` and a ULID.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CallId(Ulid);
-
-impl CallId {
-    pub(crate) fn generate() -> Self {
-        Self(Ulid::generate())
-    }
-}
-
-impl fmt::Display for CallId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "call-{}", self.0)
-    }
-}
-
-impl fmt::Debug for CallId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// A text is no id of a call.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the id of a call is written `call-` and 26 letters and digits")]
-pub struct CallIdError;
-
-impl FromStr for CallId {
-    type Err = CallIdError;
-
-    fn from_str(text: &str) -> Result<Self, CallIdError> {
-        let ulid = text.strip_prefix("call-").ok_or(CallIdError)?;
-        Ulid::from_string(ulid).map(Self).map_err(|_| CallIdError)
-    }
-}
-
-impl Serialize for CallId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
 
 /// How far a tool says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +83,10 @@ struct Run<'a> {
 /// Runs a call that is registered already, on the guest workers.
 pub(crate) async fn drive(core: Arc<Core>, call: Arc<CallState>, request: Request) {
     let mut run = Run::default();
-    let ended = Gated::new(&core, &call, carry_out(&core, &call, request, &mut run)).await;
+    let ended = {
+        let guest = pin!(Some(carry_out(&core, &call, request, &mut run)));
+        Gated::new(&core, &call, guest).await
+    };
     let outcome = settle(&core, &call, ended, run).await;
     let outcome = Arc::new(outcome);
     core.log.record(Record::Ended(Arc::clone(&call), Arc::clone(&outcome)));
@@ -218,8 +176,8 @@ async fn settle(
     let committed = call.commits.committed();
     Outcome {
         call: call.id,
-        agent: call.agent.to_string(),
-        tool: call.tool.to_string(),
+        agent: Arc::clone(&call.agent),
+        tool: Arc::clone(&call.tool),
         component: call.component,
         end: end.unwrap_or_else(|| stopped(call, released_ns)),
         commits: Commits { points: call.commits.points(), writes: committed.writes, bytes: committed.bytes, unknown },

@@ -12,7 +12,6 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::runtime;
 use tokio::sync::Semaphore;
-use ulid::Ulid;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
@@ -21,6 +20,7 @@ use crate::call::CallLimits;
 use crate::clock::{Clock, SystemClock, nanos};
 use crate::engine::{self, HOST_ACTOR, Ticker};
 use crate::hostcalls;
+use crate::ids::HostId;
 use crate::interrupt::preempter::Preempter;
 use crate::interrupt::{Cause, Interrupt, Interruption, Scope};
 use crate::inventory::Inventory;
@@ -182,7 +182,7 @@ impl HostBuilder {
         let wall = Arc::clone(&self.clock);
         let wall_ns = move || wall.wall().duration_since(UNIX_EPOCH).map_or(0, nanos);
         let log = Arc::new(Log::new(calls_max, Box::new(wall_ns)));
-        let id = Ulid::generate();
+        let id = HostId::generate();
         let writer = Writer {
             log: Arc::clone(&log),
             store: Arc::clone(&self.store),
@@ -245,8 +245,8 @@ impl Host {
     }
 
     /// The host's id, as the log has it.
-    pub fn id(&self) -> String {
-        format!("host-{}", self.open.core.id)
+    pub fn id(&self) -> HostId {
+        self.open.core.id
     }
 
     /// Checks, compiles and describes a component. A component that is loaded already is not compiled again.
@@ -306,7 +306,7 @@ impl Drop for Open {
 
 /// What the parts share. Lives as long as any call does.
 pub(crate) struct Core {
-    pub(crate) id: Ulid,
+    pub(crate) id: HostId,
     pub(crate) engine: Engine,
     pub(crate) inventory: Arc<Inventory>,
     pub(crate) preempter: Preempter,

@@ -15,12 +15,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
-use ulid::Ulid;
 
-use crate::call::{CallId, CallState, Outcome};
+use crate::call::{CallState, Outcome};
 use crate::clock::nanos;
 use crate::gate::Found;
 use crate::host::Core;
+use crate::ids::{CallId, InterruptId};
 use crate::log::Record;
 use crate::tools::Digest;
 
@@ -176,7 +176,7 @@ fn short(text: impl Into<String>) -> String {
 /// An interrupt as it was delivered: what the entries of the calls that it stopped point at.
 #[derive(Debug)]
 pub(crate) struct Delivered {
-    pub(crate) id: Ulid,
+    pub(crate) id: InterruptId,
     pub(crate) scope: Scope,
     pub(crate) interrupt: Interrupt,
     /// On the host's monotonic clock.
@@ -280,7 +280,7 @@ impl Core {
     }
 
     fn delivery(&self, scope: Scope, interrupt: Interrupt) -> Arc<Delivered> {
-        Arc::new(Delivered { id: Ulid::generate(), scope, interrupt, at_ns: self.now_ns() })
+        Arc::new(Delivered { id: InterruptId::generate(), scope, interrupt, at_ns: self.now_ns() })
     }
 
     /// Meets one call. The part that promise 2 is about.

@@ -53,6 +53,7 @@ mod engine;
 mod gate;
 mod host;
 mod hostcalls;
+mod ids;
 mod interrupt;
 mod inventory;
 pub mod log;
@@ -66,12 +67,13 @@ mod workers;
 
 pub use agent::{AGENT_BYTES_MAX, Agent, DEFAULT_AGENT};
 pub use call::{
-    Attachment, Call, CallBuilder, CallId, CallLimits, Commits, Effect, EffectState, End, Failure, Outcome, Output,
-    Progress, Stopped,
+    Attachment, Call, CallBuilder, CallLimits, Commits, Effect, EffectState, End, Failure, Outcome, Output, Progress,
+    Stopped,
 };
 pub use clock::{Clock, SystemClock};
 pub use engine::{FUEL_INTERVAL, TICK};
 pub use host::{BuildError, Host, HostBuilder, HostLimits};
+pub use ids::{CallId, HostId, IdError, InterruptId};
 pub use interrupt::{Cause, Interrupt, Interruption, Reached, Scope};
 pub use observer::Observer;
 pub use sandbox::{CallCtx, EffectGuard, TooManyEffects};

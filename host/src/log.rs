@@ -18,7 +18,8 @@ use crossbeam_queue::ArrayQueue;
 use tokio::sync::oneshot;
 
 pub use self::entry::{Entry, EntryKind};
-use crate::call::{CallId, CallState, Outcome};
+use crate::call::{CallState, Outcome};
+use crate::ids::CallId;
 use crate::interrupt::{Delivered, Reached};
 use crate::store::{Read, Space, StoreError, Write};
 

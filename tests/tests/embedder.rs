@@ -9,7 +9,9 @@ use estop::{CallCtx, CallLimits, Cause, Component, EffectState, Host, Interrupt,
 use estop_tests::counter::Counter;
 use estop_tests::guests::Hostile;
 use estop_tests::probe::Probe;
-use estop_tests::stage::{ACTOR, WAIT, Waiting, grant, hostile, narrow, operator, start, stop, stopped, turns, until};
+use estop_tests::stage::{
+    ACTOR, WAIT, Waiting, grant, hostile, narrow, operator, sized, start, stop, stopped, turns, until,
+};
 use estop_tests::{end_entry, log, small, within};
 use serde_json::{Value, json};
 
@@ -154,7 +156,7 @@ async fn an_observer_is_told_what_the_log_is_told() {
 async fn a_stuck_observer_delays_nobody() {
     const CALLS: usize = 6_000;
     let (probe, entered, (let_go, stuck)) = (Probe::new(), Counter::new(), mpsc::channel());
-    let host = probe.grant(small()).observer(Stuck(stuck, entered.clone())).build().unwrap();
+    let host = probe.grant(sized(2, 8)).observer(Stuck(stuck, entered.clone())).build().unwrap();
     let waiter = hostile(&host, call_code(WAIT)).await;
     entered.reached(1).await;
     turns(&host, &waiter, CALLS).await;

@@ -6,20 +6,23 @@ use std::time::Duration;
 
 use estop::{Call, CallId, Cause, Component, Host, Interrupt, Outcome, Reached, Scope};
 use estop_tests::clock::ManualClock;
+use estop_tests::counter::Counter;
 use estop_tests::guests::Hostile;
 use estop_tests::probe::Probe;
 use estop_tests::stage::{
-    MARK, SPIN, WAIT, grant, hostile, load_bytes, narrow, operator, rewritten, start, stop, stopped, ticks, until,
+    MARK, SPIN, WAIT, grant, hostile, load_bytes, narrow, operator, rewritten, sized, start, stop, stopped, ticks,
 };
 use estop_tests::{completed, load, log, small, within};
 use serde_json::{Value, json};
 
 const CROWD: u64 = 100;
+const CROWD_SANDBOXES: u32 = 101;
 const VICTIM: u64 = 50;
 
-/// Calls that compute for some ten turns each, so that all of them are under way at one time. The victim takes longer.
+/// Calls that compute for up to twenty turns and end one after another, so that most are under way when the first ends.
+/// The victim takes longer than all of them.
 fn crowd(host: &Host, bench: &Component) -> Vec<Call> {
-    let size = |index| if index == VICTIM { 100_000_000 } else { 2_000_000 + 1_000 * index };
+    let size = |index| if index == VICTIM { 100_000_000 } else { 40_000 * (index + 1) };
     let call = |index| host.agent("default").call(bench, "hash", json!({ "size": size(index) }));
     (0..CROWD).map(|index| call(index).start()).collect()
 }
@@ -40,16 +43,15 @@ fn figures(outcome: &Arc<Outcome>) -> (String, u64) {
 /// Row 9, promise 5: stop 1 of 100; the outputs and the fuel of the other 99 are what they are without the stop.
 #[tokio::test]
 async fn stopping_1_of_100_leaves_the_other_99_as_they_are_without_the_stop() {
-    let host = narrow(CROWD as u32 + 1).build().unwrap();
+    let host = narrow(CROWD_SANDBOXES).build().unwrap();
     let bench = load(&host, "bench").await;
     let without = outcomes(&crowd(&host, &bench)).await;
 
     let calls = crowd(&host, &bench);
-    // Some have ended, some are in the middle, and the victim is.
-    until(|| calls.iter().any(|call| call.try_outcome().is_some())).await;
-    let live = host.live_calls();
-    assert!(live > 1, "nobody is left beside whom something could be stopped");
+    // The smallest has ended, so all have begun.
+    within(calls[0].outcome()).await;
     let victim = stop(&calls[VICTIM as usize]).await;
+    assert!(host.live_calls() > 0, "nobody was left beside whom something could be stopped");
     assert!(victim.fuel > 0, "it was stopped before it ran");
 
     let with = outcomes(&calls).await;
@@ -168,7 +170,7 @@ async fn all_calls_of_one_agent_stop_and_those_of_another_go_on() {
     assert_eq!(interruption.len(), 20);
     assert!(interruption.reached().all(|(_, reached)| matches!(reached, Reached::Halted | Reached::Running)));
     for outcome in within(interruption.released()).await {
-        assert_eq!((outcome.agent.as_str(), stopped(&outcome).cause), ("anna", Cause::Operator));
+        assert_eq!((&*outcome.agent, stopped(&outcome).cause), ("anna", Cause::Operator));
     }
     assert_eq!(host.live_calls(), 20);
     assert!(others.iter().all(|call| call.try_outcome().is_none()));
@@ -182,43 +184,49 @@ async fn all_calls_of_one_agent_stop_and_those_of_another_go_on() {
 #[tokio::test]
 async fn ten_thousand_stops_and_panics_leave_nothing_to_the_next_call_of_the_thread() {
     const ROUNDS: u64 = 2_500;
-    let waits = Probe::new();
-    let host = waits.grant(narrow(4)).build().unwrap();
-    // The panics have a host of their own thread too: the interface is the host's.
-    let panics = grant(narrow(4), |_| resume_unwind(Box::new("as asked"))).build().unwrap();
+    let entered = Counter::new();
+    let count = entered.clone();
+    let builder = grant(narrow(4), move |ctx| {
+        count.add();
+        match ctx.agent() {
+            "spins" => Box::pin(async { Ok(()) }),
+            "waits" => Box::pin(std::future::pending()),
+            _ => resume_unwind(Box::new("as asked")),
+        }
+    });
+    let host = builder.build().unwrap();
     // Whoever finds the memory as somebody else left it traps, and whoever leaves it leaves it dirty.
     let dirty = "(if (i32.load (i32.const 60000)) (then unreachable)) (i32.store (i32.const 60000) (i32.const 1))";
-    let code = |code: &str| format!("{dirty} {code}");
-    let load = async |host: &Host, code: String| hostile(host, Hostile { call: &code, ..Hostile::default() }).await;
-    let (quick, spinner) = (load(&host, code("")).await, load(&host, code(&format!("{MARK} {SPIN}"))).await);
-    let (waiter, trap) = (load(&host, code(WAIT)).await, load(&host, code("unreachable")).await);
-    let (panic_quick, panicker) = (load(&panics, code("")).await, load(&panics, code(WAIT)).await);
-
-    let first = within(start(&host, "default", &quick).outcome()).await;
-    let clean = async |host: &Host, quick: &Component| {
-        let outcome = within(start(host, "default", quick).outcome()).await;
-        assert_eq!(figures(&outcome), figures(&first));
+    let component = async |code: &str| {
+        let code = format!("{dirty} {code}");
+        hostile(&host, Hostile { call: &code, ..Hostile::default() }).await
     };
-    for round in 1..=ROUNDS {
-        let victim = start(&host, "default", &spinner);
-        waits.marked(round).await;
-        stop(&victim).await;
-        clean(&host, &quick).await;
+    let (quick, waiter) = (component("").await, component(WAIT).await);
+    let (spinner, trap) = (component(&format!("{WAIT} {SPIN}")).await, component("unreachable").await);
 
-        let victim = start(&host, "default", &waiter);
-        waits.waiting(round).await;
-        stop(&victim).await;
-        clean(&host, &quick).await;
+    let ended = async |agent: &str, component: &Component| within(start(&host, agent, component).outcome()).await;
+    let stopped_once_in = async |agent: &str, component: &Component, times: u64| {
+        let victim = start(&host, agent, component);
+        entered.reached(times).await;
+        stop(&victim).await
+    };
+    let clean = figures(&ended("default", &quick).await);
+    for round in (0..3 * ROUNDS).step_by(3) {
+        stopped_once_in("spins", &spinner, round + 1).await;
+        assert_eq!(figures(&ended("default", &quick).await), clean);
 
-        let outcome = within(start(&host, "default", &trap).outcome()).await;
+        stopped_once_in("waits", &waiter, round + 2).await;
+        assert_eq!(figures(&ended("default", &quick).await), clean);
+
+        let outcome = ended("default", &trap).await;
         assert_eq!(outcome.end.status(), "trapped", "{:?}", outcome.end);
-        clean(&host, &quick).await;
+        assert_eq!(figures(&ended("default", &quick).await), clean);
 
-        let outcome = within(start(&panics, "default", &panicker).outcome()).await;
+        let outcome = ended("panics", &waiter).await;
         assert_eq!(outcome.end.error(), Some("a host function panicked: as asked"), "{:?}", outcome.end);
-        clean(&panics, &panic_quick).await;
+        assert_eq!(figures(&ended("default", &quick).await), clean);
     }
-    assert_eq!((host.live_calls(), panics.live_calls()), (0, 0));
+    assert_eq!((entered.get(), host.live_calls()), (3 * ROUNDS, 0));
 }
 
 /// Row 10: epochs are not time. However often others are stopped, no neighbour comes to its deadline early, or is
@@ -228,7 +236,7 @@ async fn a_storm_of_stops_brings_no_neighbour_to_its_deadline() {
     const STORM: usize = 5_000;
     const DEADLINE: Duration = Duration::from_millis(1);
     let (probe, clock) = (Probe::new(), ManualClock::new());
-    let host = probe.grant(small()).clock(clock.clone()).build().unwrap();
+    let host = probe.grant(sized(2, 64)).clock(clock.clone()).build().unwrap();
     let bench = load(&host, "bench").await;
     let spinner = hostile(&host, Hostile { call: SPIN, ..Hostile::default() }).await;
     let waiter = hostile(&host, Hostile { call: WAIT, ..Hostile::default() }).await;
@@ -263,7 +271,7 @@ async fn a_storm_of_stops_brings_no_neighbour_to_its_deadline() {
 async fn agents_that_stop_themselves_do_not_stop_each_other() {
     const ROUNDS: usize = 60;
     let probe = Probe::new();
-    let host = probe.grant(small()).build().unwrap();
+    let host = probe.grant(sized(2, 64)).build().unwrap();
     let spinner = hostile(&host, Hostile { call: &format!("{MARK} {SPIN}"), ..Hostile::default() }).await;
     let quick = hostile(&host, Hostile { call: MARK, ..Hostile::default() }).await;
 

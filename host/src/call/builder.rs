@@ -8,9 +8,10 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{CallId, CallLimits, CallState, End, Identity, Operation, Outcome, Progress, drive};
+use super::{CallLimits, CallState, End, Identity, Operation, Outcome, Progress, drive};
 use crate::engine::HOST_ACTOR;
 use crate::host::Core;
+use crate::ids::CallId;
 use crate::interrupt::{Cause, Interrupt, Interruption};
 use crate::log::Record;
 use crate::tools::{Code, Component};
@@ -141,7 +142,7 @@ impl Call {
 
     /// The newest of what the tool says of its progress, to be watched. Lossy.
     pub fn progress(&self) -> watch::Receiver<Option<Progress>> {
-        self.call.progress.subscribe()
+        self.call.progress().subscribe()
     }
 
     /// Stops the call, at once and without a grace period.

@@ -24,20 +24,26 @@ pub(super) enum Ended<T> {
 pub(super) struct Gated<'a, F> {
     core: &'a Core,
     call: &'a CallState,
-    inner: Option<Pin<Box<F>>>,
+    inner: Pin<&'a mut Option<F>>,
 }
 
 impl<'a, F: Future> Gated<'a, F> {
-    pub(super) fn new(core: &'a Core, call: &'a CallState, inner: F) -> Self {
-        Self { core, call, inner: Some(Box::pin(inner)) }
+    /// `inner` is emptied when the gate is closed.
+    pub(super) fn new(core: &'a Core, call: &'a CallState, inner: Pin<&'a mut Option<F>>) -> Self {
+        Self { core, call, inner }
     }
 }
 
 impl<F> Gated<'_, F> {
     /// Unwinds the guest's stack. A panic of what a host function left there ends here too.
     fn interrupted<T>(&mut self) -> Ended<T> {
-        let inner = self.inner.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(inner))).is_err() {
+        let inner = self.inner.as_mut();
+        if catch_unwind(AssertUnwindSafe(|| {
+            let mut inner = inner;
+            inner.set(None);
+        }))
+        .is_err()
+        {
             tracing::error!(call = %self.call.id, "a host function panicked while it was dropped");
         }
         Ended::Interrupted
@@ -51,10 +57,10 @@ impl<F: Future> Future for Gated<'_, F> {
         // Before the gate is looked at: an interrupt from here on finds somebody to wake.
         self.call.waker.register(cx.waker());
         let entered = self.call.gate.enter().is_ok();
-        let Some(inner) = self.inner.as_mut().filter(|_| entered) else {
+        let Some(inner) = self.inner.as_mut().as_pin_mut().filter(|_| entered) else {
             return Poll::Ready(self.interrupted());
         };
-        let polled = catch_unwind(AssertUnwindSafe(|| inner.as_mut().poll(cx)));
+        let polled = catch_unwind(AssertUnwindSafe(|| inner.poll(cx)));
         if self.call.gate.leave().is_err() {
             self.call.halted(self.core.now_ns());
             return Poll::Ready(self.interrupted());

@@ -2,14 +2,16 @@
 //! what it did that nobody can take back.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{CallId, CallState};
+use super::CallState;
 use crate::hostcalls::bindings::estop::tool::types;
 use crate::hostcalls::bindings::exports::estop::tool::tool as wit;
+use crate::ids::CallId;
 use crate::interrupt::{Cause, cut};
 use crate::tools::Digest;
 use crate::transaction::Size;
@@ -25,9 +27,9 @@ pub struct Outcome {
     /// Which call.
     pub call: CallId,
     /// On whose behalf.
-    pub agent: String,
+    pub agent: Arc<str>,
     /// The tool that was asked for, whether or not it exists.
-    pub tool: String,
+    pub tool: Arc<str>,
     /// The component's digest, if the call got as far as having one.
     pub component: Option<Digest>,
     /// What it answered, or why it did not.
@@ -197,8 +199,8 @@ impl Outcome {
         };
         json!({
             "call": self.call.to_string(),
-            "agent": self.agent,
-            "tool": self.tool,
+            "agent": &*self.agent,
+            "tool": &*self.tool,
             "component": self.component.map(|digest| digest.to_string()),
             "status": self.end.status(),
             "output": self.output(),
@@ -296,8 +298,8 @@ impl Outcome {
     pub(super) fn unstarted(call: &CallState, end: End) -> Self {
         Self {
             call: call.id,
-            agent: call.agent.to_string(),
-            tool: call.tool.to_string(),
+            agent: Arc::clone(&call.agent),
+            tool: Arc::clone(&call.tool),
             component: call.component,
             end,
             commits: Commits::default(),

@@ -11,8 +11,9 @@ use futures_util::task::AtomicWaker;
 use once_cell::race::OnceBox;
 use tokio::sync::{Notify, watch};
 
-use super::{CallId, Outcome, Progress};
+use super::{Outcome, Progress};
 use crate::gate::Gate;
+use crate::ids::CallId;
 use crate::interrupt::Delivered;
 use crate::store::Verdict;
 use crate::tools::Digest;
@@ -48,7 +49,10 @@ pub(crate) struct CallState {
     pub(crate) commits: CommitCounts,
     /// Why the committer did not pass the ticket. Read by the worker once the ticket is resolved.
     verdict: Mutex<Option<Verdict>>,
-    pub(crate) progress: watch::Sender<Option<Progress>>,
+    /// Made when somebody reports or watches.
+    progress: OnceLock<watch::Sender<Option<Progress>>>,
+    /// The log has an entry of the start; otherwise the entry of the end tells it.
+    pub(crate) start_entered: AtomicBool,
     outcome: OnceLock<Arc<Outcome>>,
     done: Notify,
 }
@@ -120,7 +124,8 @@ impl CallState {
             halted_ns: AtomicU64::new(UNSET_NS),
             commits: CommitCounts::default(),
             verdict: Mutex::new(None),
-            progress: watch::Sender::new(None),
+            progress: OnceLock::new(),
+            start_entered: AtomicBool::new(false),
             outcome: OnceLock::new(),
             done: Notify::new(),
         }
@@ -159,6 +164,10 @@ impl CallState {
     pub(crate) fn wake(&self) {
         self.waker.wake();
         self.warned.notify_waiters();
+    }
+
+    pub(crate) fn progress(&self) -> &watch::Sender<Option<Progress>> {
+        self.progress.get_or_init(|| watch::Sender::new(None))
     }
 
     pub(crate) fn set_verdict(&self, verdict: Verdict) {

@@ -144,6 +144,8 @@ fn choose(component: &Component, asked: Option<&str>) -> anyhow::Result<String> 
 /// Waits for the outcome and shows progress: a bar on a terminal, lines elsewhere.
 async fn watch(call: &Call) -> Arc<Outcome> {
     let mut progress = call.progress();
+    // What it has said before somebody listened.
+    progress.mark_changed();
     let bar = std::io::stderr().is_terminal().then(ProgressBar::no_length);
     let outcome = loop {
         tokio::select! {

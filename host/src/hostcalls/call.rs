@@ -20,7 +20,7 @@ impl Host for CallCtx {
 
     async fn progress(&mut self, done: u64, total: Option<u64>, mut message: String) -> wasmtime::Result<()> {
         crate::interrupt::cut(&mut message, PROGRESS_BYTES_MAX);
-        self.call.progress.send_replace(Some(Progress { done, total, message }));
+        self.call.progress().send_replace(Some(Progress { done, total, message }));
         Ok(())
     }
 

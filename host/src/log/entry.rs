@@ -1,14 +1,17 @@
 //! What one entry of the log says.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
-use ulid::Ulid;
 
 use crate::call::outcome::micros;
-use crate::call::{CallId, CallState, Commits, Effect, End, Outcome};
+use crate::call::{CallState, Commits, Effect, End, Outcome};
+use crate::ids::{CallId, HostId, InterruptId};
 use crate::interrupt::{Cause, Delivered, Reached, Scope};
+use crate::tools::Digest;
 use crate::transaction::Size;
 
 /// An interrupt's entry names at most this many of the calls that it reached, and counts them all.
@@ -20,10 +23,11 @@ pub(crate) const RECORDS_NAMING_MAX: usize = 1000;
 /// One record of the audit log. A store adds what ties it to the others.
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {
-    /// RFC 3339, UTC, microseconds.
-    pub at: String,
+    /// When; written as RFC 3339, UTC, microseconds.
+    #[serde(serialize_with = "rfc3339_us")]
+    pub at: SystemTime,
     /// The host that wrote it.
-    pub host: String,
+    pub host: HostId,
     /// What happened.
     #[serde(flatten)]
     pub kind: EntryKind,
@@ -37,20 +41,22 @@ pub enum EntryKind {
     /// A call's guest was started; its end was not in the same batch.
     Start {
         /// Which call.
-        call: String,
+        call: CallId,
         /// On whose behalf.
-        agent: String,
+        #[serde(serialize_with = "text")]
+        agent: Arc<str>,
         /// Which tool.
-        tool: String,
+        #[serde(serialize_with = "text")]
+        tool: Arc<str>,
         /// The component's digest.
-        component: Option<String>,
+        component: Option<Digest>,
         /// The call that invoked it.
-        parent: Option<String>,
+        parent: Option<CallId>,
     },
     /// A transaction became durable. Written with it, in one database transaction.
     Commit {
         /// Which call.
-        call: String,
+        call: CallId,
         /// The how-manieth commit of this call, from one.
         point: u64,
         /// How much.
@@ -62,7 +68,7 @@ pub enum EntryKind {
     /// Somebody stopped something.
     Interrupt {
         /// What the ends of the calls refer to.
-        interrupt: String,
+        interrupt: InterruptId,
         /// What was to be stopped.
         scope: Scope,
         /// Why.
@@ -81,11 +87,13 @@ pub enum EntryKind {
     /// A call was not allowed to start.
     Refusal {
         /// Which call.
-        call: String,
+        call: CallId,
         /// On whose behalf.
-        agent: String,
+        #[serde(serialize_with = "text")]
+        agent: Arc<str>,
         /// Which tool.
-        tool: String,
+        #[serde(serialize_with = "text")]
+        tool: Arc<str>,
         /// Why.
         why: String,
     },
@@ -100,15 +108,17 @@ pub enum EntryKind {
 #[derive(Clone, Debug, Serialize)]
 pub struct EndEntry {
     /// Which call.
-    pub call: String,
+    pub call: CallId,
     /// On whose behalf.
-    pub agent: String,
+    #[serde(serialize_with = "text")]
+    pub agent: Arc<str>,
     /// Which tool.
-    pub tool: String,
+    #[serde(serialize_with = "text")]
+    pub tool: Arc<str>,
     /// The component's digest.
-    pub component: Option<String>,
+    pub component: Option<Digest>,
     /// The call that invoked it.
-    pub parent: Option<String>,
+    pub parent: Option<CallId>,
     /// The start is told by this entry: there is none of its own.
     pub with_start: bool,
     /// `completed`, `failed`, `invalid-input`, `conflict`, `stopped`, `trapped` or `refused`.
@@ -122,7 +132,7 @@ pub struct EndEntry {
     /// In the words of the actor.
     pub reason: Option<String>,
     /// The entry of the interrupt that stopped it.
-    pub interrupt: Option<String>,
+    pub interrupt: Option<InterruptId>,
     /// What became durable.
     pub commits: Commits,
     /// What was written and is gone.
@@ -140,9 +150,8 @@ pub struct EndEntry {
 }
 
 impl Entry {
-    pub(crate) fn new(at_ns: u64, host: Ulid, kind: EntryKind) -> Self {
-        let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(at_ns);
-        Self { at: humantime::format_rfc3339_micros(at).to_string(), host: format!("host-{host}"), kind }
+    pub(crate) fn new(at_ns: u64, host: HostId, kind: EntryKind) -> Self {
+        Self { at: SystemTime::UNIX_EPOCH + Duration::from_nanos(at_ns), host, kind }
     }
 
     /// As one JSON object.
@@ -161,35 +170,35 @@ impl Entry {
 impl EntryKind {
     pub(crate) fn started(call: &CallState) -> Self {
         EntryKind::Start {
-            call: call.id.to_string(),
-            agent: call.agent.to_string(),
-            tool: call.tool.to_string(),
-            component: call.component.map(|digest| digest.to_string()),
-            parent: call.parent.as_ref().map(|parent| parent.id.to_string()),
+            call: call.id,
+            agent: Arc::clone(&call.agent),
+            tool: Arc::clone(&call.tool),
+            component: call.component,
+            parent: call.parent.as_ref().map(|parent| parent.id),
         }
     }
 
     pub(crate) fn committed(call: &CallState) -> Self {
-        EntryKind::Commit { call: call.id.to_string(), point: call.commits.points() + 1, size: call.commits.pending() }
+        EntryKind::Commit { call: call.id, point: call.commits.points() + 1, size: call.commits.pending() }
     }
 
-    pub(crate) fn ended(call: &CallState, outcome: &Outcome, with_start: bool) -> Self {
+    pub(crate) fn ended(call: &CallState, outcome: &Outcome) -> Self {
         if let End::Refused(why) = &outcome.end {
             return EntryKind::Refusal {
-                call: call.id.to_string(),
-                agent: call.agent.to_string(),
-                tool: call.tool.to_string(),
+                call: call.id,
+                agent: Arc::clone(&call.agent),
+                tool: Arc::clone(&call.tool),
                 why: why.clone(),
             };
         }
         let stopped = outcome.end.stopped();
         EntryKind::End(Box::new(EndEntry {
-            call: call.id.to_string(),
-            agent: outcome.agent.clone(),
-            tool: outcome.tool.clone(),
-            component: outcome.component.map(|digest| digest.to_string()),
-            parent: call.parent.as_ref().map(|parent| parent.id.to_string()),
-            with_start,
+            call: call.id,
+            agent: Arc::clone(&outcome.agent),
+            tool: Arc::clone(&outcome.tool),
+            component: outcome.component,
+            parent: call.parent.as_ref().map(|parent| parent.id),
+            with_start: !call.start_entered.load(Ordering::Acquire),
             status: outcome.end.status(),
             code: match &outcome.end {
                 End::Failed(failure) => Some(failure.code.clone()),
@@ -198,7 +207,7 @@ impl EntryKind {
             cause: stopped.map(|s| s.cause),
             actor: stopped.map(|s| s.actor.clone()),
             reason: stopped.map(|s| s.reason.clone()),
-            interrupt: stopped.and(call.interrupted()).map(|delivered| interrupt_id(&delivered)),
+            interrupt: stopped.and(call.interrupted()).map(|delivered| delivered.id),
             commits: outcome.commits,
             discarded: outcome.discarded,
             effects: outcome.effects.clone(),
@@ -212,7 +221,7 @@ impl EntryKind {
     pub(crate) fn interrupted(delivered: &Delivered, reached: usize, calls: Vec<(CallId, Reached)>) -> Self {
         let interrupt = &delivered.interrupt;
         EntryKind::Interrupt {
-            interrupt: interrupt_id(delivered),
+            interrupt: delivered.id,
             scope: delivered.scope.clone(),
             cause: interrupt.cause,
             actor: interrupt.actor.clone(),
@@ -224,6 +233,10 @@ impl EntryKind {
     }
 }
 
-fn interrupt_id(delivered: &Delivered) -> String {
-    format!("interrupt-{}", delivered.id)
+fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
+}
+
+fn rfc3339_us<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_micros(*at))
 }

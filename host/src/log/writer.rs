@@ -6,18 +6,16 @@
 //! Invariant: a ticket is resolved exactly once, after its batch, and the counts of the call are right before it is.
 
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use ulid::Ulid;
 
 use super::{Entry, EntryKind, Job, Log, Record};
-use crate::call::CallId;
 use crate::gate::Ticket;
+use crate::ids::HostId;
 use crate::observer::Observers;
 use crate::store::{Commit, Store, StoreError, Verdict};
 
@@ -32,7 +30,7 @@ pub(crate) struct Writer {
     pub(crate) log: Arc<Log>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) observers: Observers,
-    pub(crate) host: Ulid,
+    pub(crate) host: HostId,
     pub(crate) space_bytes_max: u64,
 }
 
@@ -89,18 +87,16 @@ impl Writer {
     fn take_records(&self, entries: &mut Vec<Entry>) -> Vec<oneshot::Sender<Result<(), StoreError>>> {
         let room = BATCH_ENTRIES_MAX.saturating_sub(entries.len());
         let records: Vec<(u64, Record)> = std::iter::from_fn(|| self.log.records.pop()).take(room).collect();
-        let ended: HashSet<CallId> = records.iter().filter_map(|(_, record)| ended(record)).collect();
-        let mut started_here = HashSet::new();
         let mut waiting = Vec::new();
         for (at_ns, record) in records {
             let kind = match record {
-                // Its end is in the same batch and tells it too.
-                Record::Started(call) if ended.contains(&call.id) => {
-                    started_here.insert(call.id);
-                    continue;
+                // It has ended, and the entry of its end will tell both.
+                Record::Started(call) if call.is_released() => continue,
+                Record::Started(call) => {
+                    call.start_entered.store(true, Ordering::Release);
+                    EntryKind::started(&call)
                 }
-                Record::Started(call) => EntryKind::started(&call),
-                Record::Ended(call, outcome) => EntryKind::ended(&call, &outcome, started_here.contains(&call.id)),
+                Record::Ended(call, outcome) => EntryKind::ended(&call, &outcome),
                 Record::Interrupted { delivered, reached, calls } => EntryKind::interrupted(&delivered, reached, calls),
                 Record::Flush(done) => {
                     waiting.push(done);
@@ -188,11 +184,4 @@ fn resolve(job: &Job, verdict: Verdict) {
     };
     job.call.gate.resolve(ticket);
     job.call.wake();
-}
-
-fn ended(record: &Record) -> Option<CallId> {
-    match record {
-        Record::Ended(call, _) => Some(call.id),
-        _ => None,
-    }
 }

@@ -12,6 +12,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::{Commit, Key, Read, Space, Store, StoreError, Verdict, Version, Write};
+use crate::ids::HostId;
 use crate::log::{Entry, EntryKind};
 
 /// Runs the whole suite; each check gets a store of its own from `fresh`, which must be empty.
@@ -89,7 +90,7 @@ impl Suite {
 
 /// An entry that is told from others by a number.
 fn entry(number: u64) -> Entry {
-    Entry::new(0, ulid::Ulid::nil(), EntryKind::Lost { entries: number })
+    Entry::new(0, HostId::generate(), EntryKind::Lost { entries: number })
 }
 
 fn key(name: &str) -> Key {
