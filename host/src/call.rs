@@ -9,6 +9,7 @@ mod limits;
 pub(crate) mod outcome;
 mod state;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,16 +25,16 @@ pub use self::limits::CallLimits;
 pub use self::outcome::{Attachment, Commits, Effect, EffectState, End, Failure, Outcome, Output, Stopped};
 pub(crate) use self::state::{CallState, Identity};
 use crate::agent;
-use crate::engine::HOST_ACTOR;
 use crate::gate::Ticket;
 use crate::host::Core;
 use crate::hostcalls::bindings::exports::estop::tool::tool as wit;
 use crate::hostcalls::call::CommitUnknown;
-use crate::interrupt::{Cause, Interrupt};
-use crate::log::Record;
+use crate::interrupt::{Cause, HOST_ACTOR, Interrupt};
+use crate::log::{EntryKind, Record};
 use crate::sandbox::{LimitReached, Remains, Sandbox};
 use crate::store::{Space, StoreError};
-use crate::transaction::{self, Committed, Size};
+use crate::tools::Component;
+use crate::transaction::{self, Committed, Lost, Size};
 
 /// How far a tool says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +51,12 @@ pub struct Progress {
 pub(crate) enum Operation {
     Call(Value),
     /// Of agent `host`, without state and grants.
+    Describe(oneshot::Sender<Vec<wit::Spec>>),
+}
+
+/// An operation whose input was checked.
+enum Work {
+    Call(String),
     Describe(oneshot::Sender<Vec<wit::Spec>>),
 }
 
@@ -72,6 +79,10 @@ impl From<wasmtime::Error> for Fault {
     }
 }
 
+/// An input is checked on the guest worker if its length times that of the schema (bytes) is at most this: well under a
+/// millisecond.
+const CHECK_HERE_MAX: usize = 256 << 10;
+
 /// What a call holds while it runs. Dropped in this order.
 #[derive(Default)]
 struct Run<'a> {
@@ -89,7 +100,7 @@ pub(crate) async fn drive(core: Arc<Core>, call: Arc<CallState>, request: Reques
     };
     let outcome = settle(&core, &call, ended, run).await;
     let outcome = Arc::new(outcome);
-    core.log.record(Record::Ended(Arc::clone(&call), Arc::clone(&outcome)));
+    core.log.record(Record::Ended(EntryKind::ended(&call, &outcome)));
     core.inventory.release(&call);
     call.finish(outcome);
 }
@@ -105,9 +116,12 @@ async fn carry_out<'a>(
     if let Some(why) = refused.or_else(|| refuse(core, call)) {
         return Err(Fault::Refused(why));
     }
-    let input = match &operation {
-        Operation::Describe(_) => None,
-        Operation::Call(input) => Some(checked_input(component.as_ref(), &call.tool, input, &limits)?),
+    let describing = matches!(operation, Operation::Describe(_));
+    let work = match operation {
+        Operation::Describe(answer) => Work::Describe(answer),
+        Operation::Call(input) => {
+            Work::Call(checked_input(core, component.as_ref(), &call.tool, input, &limits).await?)
+        }
     };
     // Fails only if the semaphore is closed, and nothing closes it.
     run.room = core.room.acquire_many(code.places).await.ok();
@@ -115,24 +129,20 @@ async fn carry_out<'a>(
     let started_ns = core.now_ns();
     run.started_ns = Some(started_ns);
     start_deadline(core, call, started_ns, limits.deadline);
-    core.log.record(Record::Started(Arc::clone(call)));
+    core.log.record(Record::Started(Arc::downgrade(call)));
 
     let space = Space { agent: Arc::clone(&call.agent), component: name };
-    let describing = matches!(operation, Operation::Describe(_));
     let sandbox = run.sandbox.insert(Sandbox::new(core, call, &code, space, &limits, describing)?);
     let guest = sandbox.instantiate(&code).await?;
     let tool = guest.estop_tool_tool();
-    match (operation, input) {
-        (Operation::Describe(answer), _) => {
+    match work {
+        Work::Describe(answer) => {
             let specs = tool.call_list_tools(sandbox.store()).await?;
             // Whoever asked may have gone away.
             let _ = answer.send(specs);
             Ok(Answer::Specs)
         }
-        (Operation::Call(_), input) => {
-            let input = input.unwrap_or_default();
-            Ok(Answer::Call(tool.call_call(sandbox.store(), &call.tool, &input).await?))
-        }
+        Work::Call(input) => Ok(Answer::Call(tool.call_call(sandbox.store(), &call.tool, &input).await?)),
     }
 }
 
@@ -167,7 +177,12 @@ async fn settle(
     let discarded = if unknown { lost } else { lost + pending };
 
     // Rollback is dropping the store with the transaction in it; then the room is free for somebody else.
-    let remains = run.sandbox.take().map(Sandbox::dismantle);
+    // An embedder's resource that panics while it is dropped may not take the call's outcome with it.
+    let sandbox = run.sandbox.take();
+    let remains = catch_unwind(AssertUnwindSafe(|| sandbox.map(Sandbox::dismantle))).unwrap_or_else(|_| {
+        tracing::error!(call = %call.id, "a resource of the call panicked while it was dropped");
+        None
+    });
     let Remains { fuel, effects, stderr } = remains.unwrap_or_default();
     drop(run.room.take());
     let released_ns = core.now_ns();
@@ -191,7 +206,8 @@ async fn settle(
 
 /// Why the call may not start, if it may not.
 fn refuse(core: &Core, call: &CallState) -> Option<String> {
-    if core.closing.load(Ordering::SeqCst) {
+    // A read-modify-write: either this sees that the host closes, or the closing host's walk sees this call.
+    if core.closing.fetch_or(false, Ordering::AcqRel) {
         return Some("the host is shutting down".into());
     }
     if !core.ticker.is_alive() {
@@ -209,10 +225,11 @@ fn start_deadline(core: &Core, call: &CallState, started_ns: u64, deadline: Dura
 }
 
 /// The input as text, if the tool exists and its schema admits it.
-fn checked_input(
-    component: Option<&crate::tools::Component>,
+async fn checked_input(
+    core: &Core,
+    component: Option<&Component>,
     tool: &str,
-    input: &Value,
+    input: Value,
     limits: &CallLimits,
 ) -> Result<String, Fault> {
     let unknown = || Fault::Refused(format!("there is no tool `{tool}`"));
@@ -226,7 +243,15 @@ fn checked_input(
         let (bytes, bytes_max) = (text.len(), limits.input_bytes_max);
         return Err(Fault::InvalidInput(format!("the input has {bytes} bytes; the limit is {bytes_max}")));
     }
-    info.schema.check(input).map_err(|violations| {
+    let checked = if text.len().saturating_mul(info.schema_bytes) <= CHECK_HERE_MAX {
+        info.schema.check(&input)
+    } else {
+        // It may take a second, and nothing can preempt it: not on a guest worker.
+        let schema = Arc::clone(&info.schema);
+        let check = core.io.handle.spawn_blocking(move || schema.check(&input));
+        check.await.map_err(|_| Fault::Refused("checking the input panicked; please report this".into()))?
+    };
+    checked.map_err(|violations| {
         let lines: Vec<_> = violations.iter().map(ToString::to_string).collect();
         Fault::InvalidInput(lines.join("; "))
     })?;
@@ -251,8 +276,10 @@ async fn conclude(
     }
     let transaction = &mut sandbox.store().data_mut().transaction;
     // What the guest believed may have been false, whatever it made of it.
-    if let Some(lost) = transaction.lost() {
-        return Some(End::Conflict(lost.to_owned()));
+    match transaction.lost() {
+        None => {}
+        Some(Lost::Conflict(what)) => return Some(End::Conflict(what.clone())),
+        Some(Lost::Refused(error)) => return Some(refused_commit(error)),
     }
     let output = match answer {
         Ok(output) => output,
@@ -284,7 +311,7 @@ fn failed(core: &Arc<Core>, call: &Arc<CallState>, fault: Fault, sandbox: Option
         Fault::InvalidInput(why) => return Some(End::InvalidInput(why)),
         Fault::Guest(error) => error,
     };
-    if let Some(limit @ LimitReached::Memory { .. }) = error.downcast_ref() {
+    if let Some(limit @ LimitReached::Memory { .. }) = error.downcast_ref::<LimitReached>() {
         return stop(core, call, Cause::Memory, limit.to_string());
     }
     if matches!(error.downcast_ref(), Some(wasmtime::Trap::OutOfFuel)) {
@@ -302,8 +329,7 @@ fn out_of_fuel(core: &Core, call: &Arc<CallState>) -> Option<End> {
 }
 
 fn stop(core: &Core, call: &Arc<CallState>, cause: Cause, reason: String) -> Option<End> {
-    // Whoever waits for the call waits for its outcome.
-    let _ = core.interrupt_call(call, Interrupt::new(cause, HOST_ACTOR).reason(reason));
+    core.interrupt_call(call, Interrupt::new(cause, HOST_ACTOR).reason(reason));
     None
 }
 

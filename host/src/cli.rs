@@ -34,15 +34,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Test the emergency stop on this machine: stop hostile components many times and report how long it took
     Drill(drill::Args),
-    /// Run a tool of a component, once
     Run(run::Args),
-    /// Say what a component is, what tools it has, what it imports and what it would get
     Inspect(inspect::Args),
-    /// Make the crate of a new tool
     New(new::Args),
-    /// Build the crate of a tool into a component
     Build(build::Args),
 }
 
@@ -70,11 +65,10 @@ pub fn main() -> ProcessExitCode {
     }
 }
 
-/// What a tool logs, and what the host has to say, for whoever sets `ESTOP_LOG` (for example `info` or
-/// `estop::log=info`).
+/// What a tool logs, and the entries of the host's log, for whoever sets `ESTOP_LOG`.
 fn start_tracing() {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("ESTOP_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
+    let filter = EnvFilter::try_from_env("ESTOP_LOG").unwrap_or_else(|_| EnvFilter::new("error,estop::tool=off"));
     // Fails only if there is a subscriber already.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -96,6 +90,29 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// JSON on one line. What drives a terminal is escaped where JSON itself would let it pass.
+fn json_text(value: &serde_json::Value) -> String {
+    let mut text = String::new();
+    for character in value.to_string().chars() {
+        if drives_a_terminal(character) {
+            // Only within strings: JSON has none of these elsewhere, and all are in the basic plane.
+            text.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            text.push(character);
+        }
+    }
+    text
+}
+
+/// Control characters, and those that reorder or hide what stands beside them.
+fn drives_a_terminal(character: char) -> bool {
+    let hides = matches!(
+        character,
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
+    );
+    character.is_control() || hides
+}
+
 /// Says something to people. That nobody listens is no reason to fail.
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
@@ -108,7 +125,7 @@ fn printable(text: &str) -> String {
     for character in text.chars() {
         match character {
             '\n' => shown.push_str("\n    "),
-            character if character.is_control() => shown.push(' '),
+            character if drives_a_terminal(character) => shown.push(' '),
             character => shown.push(character),
         }
     }

@@ -5,7 +5,7 @@
 //! - The ticker only reads clocks and atomics. It bumps the epoch so that guests take turns, delivers deadlines and the
 //!   ends of grace periods, and leaves a heartbeat: without one, no call is admitted.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, RegallocAlgorithm};
 
 use crate::host::{Core, HostLimits};
-use crate::interrupt::{Cause, Interrupt};
+use crate::interrupt::{Cause, HOST_ACTOR, Interrupt};
 
 /// Guests of one worker take turns at this pace while any call is live; also how late a deadline may be noticed.
 pub const TICK: Duration = Duration::from_millis(1);
@@ -68,7 +68,7 @@ pub(crate) fn new(limits: &HostLimits) -> wasmtime::Result<Engine> {
         // What would make two runs of the same input differ.
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)
-        // `memory.atomic.wait` blocks a thread that nothing can interrupt; the rest is refused at admission too.
+        // As at admission, which also keeps threads out: `memory.atomic.wait` blocks one that nothing can interrupt.
         .wasm_memory64(false)
         .wasm_multi_memory(false);
     config.operator_cost({
@@ -83,12 +83,11 @@ pub(crate) fn new(limits: &HostLimits) -> wasmtime::Result<Engine> {
 pub(crate) struct Ticker {
     started: Instant,
     beat_ms: AtomicU64,
-    stop: AtomicBool,
 }
 
 impl Ticker {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { started: Instant::now(), beat_ms: AtomicU64::new(0), stop: AtomicBool::new(false) })
+        Arc::new(Self { started: Instant::now(), beat_ms: AtomicU64::new(0) })
     }
 
     pub(crate) fn start(self: &Arc<Self>, core: Weak<Core>) -> std::io::Result<()> {
@@ -103,13 +102,9 @@ impl Ticker {
         self.started.elapsed().saturating_sub(beat) < HEARTBEAT_MAX
     }
 
-    pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-    }
-
     fn serve(&self, core: &Weak<Core>) {
-        while !self.stop.load(Ordering::Acquire) {
-            let Some(core) = core.upgrade() else { return };
+        // Until the host is gone.
+        while let Some(core) = core.upgrade() {
             let beat = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
             self.beat_ms.store(beat, Ordering::Release);
             let pace = if core.inventory.live() > 0 { TICK } else { IDLE_TICK };
@@ -132,14 +127,10 @@ impl Core {
                 self.end_grace(call);
             } else if deadline_ns <= now_ns {
                 let deadline = Interrupt::new(Cause::Deadline, HOST_ACTOR).grace(call.grace);
-                // Whoever waits for the call waits for its outcome.
-                let _ = self.interrupt_call(call, deadline);
+                self.interrupt_call(call, deadline);
             } else {
                 self.inventory.look_at(call.slot, grace_until_ns.min(deadline_ns));
             }
         });
     }
 }
-
-/// The actor of what the host does by itself.
-pub(crate) const HOST_ACTOR: &str = "host";

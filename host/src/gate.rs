@@ -123,12 +123,18 @@ impl Gate {
 
     /// Where the commit stands.
     pub(crate) fn ticket(&self) -> Ticket {
-        match (self.word.load(Ordering::Acquire) & TICKET_MASK) >> TICKET_SHIFT {
-            1 => Ticket::Queued,
-            2 => Ticket::Decided,
-            3 => Ticket::Durable,
-            4 => Ticket::Failed,
-            _ => Ticket::None,
+        ticket(self.word.load(Ordering::Acquire))
+    }
+
+    /// What whoever waits for a queued ticket finds, in one look: two looks could see a ticket that is still queued and
+    /// an interrupt that came after it was decided. `None`: wait on.
+    pub(crate) fn awaited(&self) -> Option<Ticket> {
+        let word = self.word.load(Ordering::Acquire);
+        match ticket(word) {
+            // Withdrawn: with the flag set it can never be decided.
+            Ticket::Queued if word & FLAGGED != 0 => Some(Ticket::Queued),
+            Ticket::Queued | Ticket::Decided => None,
+            resolved => Some(resolved),
         }
     }
 
@@ -193,6 +199,16 @@ pub(crate) fn register<'a>(
 ) -> Result<(), Closed> {
     publish();
     if ancestors.any(Gate::was_flagged) { Err(Closed) } else { Ok(()) }
+}
+
+fn ticket(word: u32) -> Ticket {
+    match (word & TICKET_MASK) >> TICKET_SHIFT {
+        1 => Ticket::Queued,
+        2 => Ticket::Decided,
+        3 => Ticket::Durable,
+        4 => Ticket::Failed,
+        _ => Ticket::None,
+    }
 }
 
 fn bits(ticket: Ticket) -> u32 {

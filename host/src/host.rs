@@ -1,7 +1,8 @@
 //! The host: owns the parts and gives the way in.
 //!
-//! Invariant: everything that an embedder did not ask for is off. A host opens no socket, installs no signal handler, no
-//! logger and no panic hook; its threads end when it is dropped and the last call is released.
+//! Invariant: everything that an embedder did not ask for is off. A host opens no socket and installs no signal handler,
+//! logger or panic hook of its own. Its threads end when the last handle on it, an agent or a call is dropped and the last
+//! call is released.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -18,11 +19,11 @@ use wasmtime::component::Linker;
 use crate::agent::Agent;
 use crate::call::CallLimits;
 use crate::clock::{Clock, SystemClock, nanos};
-use crate::engine::{self, HOST_ACTOR, Ticker};
+use crate::engine::{self, Ticker};
 use crate::hostcalls;
 use crate::ids::HostId;
 use crate::interrupt::preempter::Preempter;
-use crate::interrupt::{Cause, Interrupt, Interruption, Scope};
+use crate::interrupt::{Cause, HOST_ACTOR, Interrupt, Interruption, Scope};
 use crate::inventory::Inventory;
 use crate::log::writer::Writer;
 use crate::log::{Entry, Log};
@@ -131,8 +132,9 @@ impl HostBuilder {
         self
     }
 
-    /// Grants every component an interface of the embedder's own, usually the `add_to_linker` that
-    /// [`wasmtime::component::bindgen!`] made. Its host functions get [`CallCtx`].
+    /// Grants every component an interface of the embedder's own. Its host functions get [`CallCtx`]. With what
+    /// [`wasmtime::component::bindgen!`] makes:
+    /// `.interface(|linker| my::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx))`.
     #[must_use]
     pub fn interface(
         mut self,
@@ -249,7 +251,8 @@ impl Host {
         self.open.core.id
     }
 
-    /// Checks, compiles and describes a component. A component that is loaded already is not compiled again.
+    /// Checks, compiles and describes a component. A component that is loaded already is not compiled again. Dropping the
+    /// future does not end the work.
     ///
     /// # Errors
     /// See [`LoadError`]; each says what is wrong with the component and what to do.
@@ -299,8 +302,8 @@ impl Host {
 impl Drop for Open {
     fn drop(&mut self) {
         let core = &self.core;
-        core.closing.store(true, Ordering::SeqCst);
-        let _ = core.interrupt(Scope::Everything, Interrupt::new(Cause::Shutdown, HOST_ACTOR));
+        core.closing.swap(true, Ordering::AcqRel);
+        core.interrupt(Scope::Everything, Interrupt::new(Cause::Shutdown, HOST_ACTOR));
     }
 }
 
@@ -334,9 +337,6 @@ impl Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        self.ticker.stop();
-        self.preempter.stop();
-        self.workers.stop();
         self.log.stop();
     }
 }

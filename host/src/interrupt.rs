@@ -24,7 +24,9 @@ use crate::ids::{CallId, InterruptId};
 use crate::log::Record;
 use crate::tools::Digest;
 
-/// A reason or an actor longer than this is cut (bytes).
+/// The actor of what the host does by itself, and the agent of its own calls.
+pub(crate) const HOST_ACTOR: &str = "host";
+/// Words that come from outside and go into entries are cut to this (bytes).
 pub(crate) const TEXT_BYTES_MAX: usize = 1024;
 
 /// Calls that share one look at the clock, which costs as much as stopping one. Their times are late by that, never
@@ -140,15 +142,15 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// At once and without a reason. `actor` is cut at [`TEXT_BYTES_MAX`].
+    /// At once and without a reason. An actor or reason of more than a kilobyte is cut.
     pub fn new(cause: Cause, actor: impl Into<String>) -> Self {
-        Self { cause, actor: short(actor), reason: String::new(), grace: Duration::ZERO }
+        Self { cause, actor: actor.into(), reason: String::new(), grace: Duration::ZERO }
     }
 
-    /// In the words of the actor, cut at [`TEXT_BYTES_MAX`].
+    /// In the words of the actor.
     #[must_use]
     pub fn reason(mut self, reason: impl Into<String>) -> Self {
-        self.reason = short(reason);
+        self.reason = reason.into();
         self
     }
 
@@ -165,12 +167,6 @@ pub(crate) fn cut(text: &mut String, bytes_max: usize) {
     if text.len() > bytes_max {
         text.truncate(text.floor_char_boundary(bytes_max));
     }
-}
-
-fn short(text: impl Into<String>) -> String {
-    let mut text = text.into();
-    cut(&mut text, TEXT_BYTES_MAX);
-    text
 }
 
 /// An interrupt as it was delivered: what the entries of the calls that it stopped point at.
@@ -198,7 +194,6 @@ pub enum Reached {
 }
 
 /// What an interrupt reached. It has done its work when you hold this; waiting is optional.
-#[must_use = "an interrupt works without being waited for, but look at what it reached"]
 #[derive(Debug)]
 pub struct Interruption {
     calls: Vec<(Arc<CallState>, Reached)>,
@@ -266,7 +261,7 @@ impl Core {
     fn finish(&self, delivered: Arc<Delivered>, mut reach: Reach) -> Interruption {
         if self.inventory.has_nested() {
             self.inventory.walk(|call| {
-                if delivered.scope.covers(call) && !call.gate.is_flagged() {
+                if !delivered.scope.names(call) && delivered.scope.covers(call) {
                     reach.add(call, self.deliver(call, &delivered));
                 }
             });
@@ -279,7 +274,9 @@ impl Core {
         Interruption { calls: reach.calls }
     }
 
-    fn delivery(&self, scope: Scope, interrupt: Interrupt) -> Arc<Delivered> {
+    fn delivery(&self, scope: Scope, mut interrupt: Interrupt) -> Arc<Delivered> {
+        cut(&mut interrupt.actor, TEXT_BYTES_MAX);
+        cut(&mut interrupt.reason, TEXT_BYTES_MAX);
         Arc::new(Delivered { id: InterruptId::generate(), scope, interrupt, at_ns: self.now_ns() })
     }
 
@@ -289,7 +286,8 @@ impl Core {
         let grace = nanos(delivered.interrupt.grace);
         if grace > 0 && !call.gate.is_interrupted() {
             let until = delivered.at_ns.saturating_add(grace);
-            call.grace_until_ns.fetch_min(until, Ordering::AcqRel);
+            // The shortest counts, so the ticker has to look at the end of that one.
+            let until = call.grace_until_ns.fetch_min(until, Ordering::AcqRel).min(until);
             self.inventory.look_at(call.slot, until);
             return match call.gate.flag() {
                 Found::Settled => Reached::TooLate,

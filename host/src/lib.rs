@@ -9,7 +9,7 @@
 //! // A tool that never returns and never looks whether it should.
 //! let call = host.agent("support-7").call(&runaway, "spin", serde_json::json!({})).start();
 //!
-//! let _ = call.interrupt(Cause::Operator, "alice");
+//! call.interrupt(Cause::Operator, "alice");
 //! let outcome = call.outcome().await;
 //! assert!(matches!(&outcome.end, End::Stopped(stopped) if stopped.actor == "alice"));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -39,7 +39,8 @@
 //! - No other way to stop than [`Host::interrupt`] and what calls it. Nothing aborts a task or kills a thread.
 //! - No lock that a guest's thread and an interrupt share, and none that a commit and an interrupt share.
 //! - No process-wide state: several hosts live in one process and do not know of each other. The library installs no
-//!   signal handler, logger or panic hook; only the `estop` command does.
+//!   signal handler of its own, no logger and no panic hook; only the `estop` command does. (Wasmtime installs its trap
+//!   handlers, chained to those that were there.)
 //! - No retry. What conflicts or fails is told.
 
 mod agent;

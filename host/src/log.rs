@@ -4,31 +4,32 @@
 //!
 //! Invariants:
 //! - The queue has room for the end of every registered call and for the interrupts that stop them: calls are refused
-//!   long before it is full. What still does not fit is counted, and the count is entered.
+//!   when it is half full, and refusals are only counted when it is three quarters full. What still does not fit is
+//!   counted, and the count is entered.
 //! - Commits have a queue of their own with a place for every call's ticket.
 
 pub(crate) mod entry;
 pub(crate) mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::Thread;
 
 use crossbeam_queue::ArrayQueue;
 use tokio::sync::oneshot;
 
 pub use self::entry::{Entry, EntryKind};
-use crate::call::{CallState, Outcome};
+use crate::call::CallState;
 use crate::ids::CallId;
 use crate::interrupt::{Delivered, Reached};
 use crate::store::{Read, Space, StoreError, Write};
 
 /// Something to enter.
 pub(crate) enum Record {
-    /// The guest of this call is about to start.
-    Started(Arc<CallState>),
-    /// The call has ended.
-    Ended(Arc<CallState>, Arc<Outcome>),
+    /// The guest of this call is about to start. Nothing of the call is kept for it.
+    Started(Weak<CallState>),
+    /// The call has ended, or was refused.
+    Ended(EntryKind),
     /// Somebody stopped something. Turned into text by the writer, not by who stops.
     Interrupted {
         delivered: Arc<Delivered>,
@@ -37,9 +38,13 @@ pub(crate) enum Record {
         /// Which, up to [`entry::CALLS_NAMED_MAX`].
         calls: Vec<(CallId, Reached)>,
     },
-    /// Answered once everything before it is in the store.
-    Flush(oneshot::Sender<Result<(), StoreError>>),
 }
+
+/// Who waits for everything before it to be in the store.
+type Flush = oneshot::Sender<Result<(), StoreError>>;
+
+/// Who may wait for the log at one time.
+const FLUSHES_MAX: usize = 256;
 
 /// A transaction on its way into the store.
 pub(crate) struct Job {
@@ -54,6 +59,7 @@ pub(crate) struct Job {
 pub(crate) struct Log {
     records: ArrayQueue<(u64, Record)>,
     commits: ArrayQueue<Job>,
+    flushes: ArrayQueue<Flush>,
     /// Entries that did not fit.
     lost: AtomicU64,
     /// The store did not take the last batch.
@@ -72,6 +78,7 @@ impl Log {
         let records_max = calls_max.max(256) * 8;
         Self {
             records: ArrayQueue::new(records_max),
+            flushes: ArrayQueue::new(FLUSHES_MAX),
             // A withdrawn ticket may still be in the queue when its call's slot has been taken again.
             commits: ArrayQueue::new(calls_max.max(1) * 2),
             lost: AtomicU64::new(0),
@@ -85,10 +92,13 @@ impl Log {
 
     /// Enters something. Never waits.
     pub(crate) fn record(&self, record: Record) {
-        if self.records.push(((self.wall_ns)(), record)).is_err() {
+        let refusal = matches!(&record, Record::Ended(EntryKind::Refusal { .. }));
+        let full = refusal && self.records.len() > self.records.capacity() / 4 * 3;
+        if full || self.records.push(((self.wall_ns)(), record)).is_err() {
             self.lost.fetch_add(1, Ordering::AcqRel);
         }
-        if self.asleep.swap(false, Ordering::AcqRel) {
+        // Sequentially consistent on both sides: who rests says so before it looks at the queue a last time.
+        if self.asleep.swap(false, Ordering::SeqCst) {
             self.unpark();
         }
     }
@@ -104,7 +114,7 @@ impl Log {
     ) -> Result<(), StoreError> {
         let job = Job { call: Arc::clone(call), space, reads, writes, last };
         self.commits.push(job).map_err(|_| StoreError::Busy)?;
-        self.asleep.store(false, Ordering::Release);
+        self.asleep.store(false, Ordering::SeqCst);
         self.unpark();
         Ok(())
     }
@@ -124,10 +134,10 @@ impl Log {
         if self.records.len() < entry::RECORDS_NAMING_MAX { entry::CALLS_NAMED_MAX } else { 0 }
     }
 
-    /// Waits until everything recorded so far is in the store.
+    /// Waits until everything recorded so far is in the store, or could not be written.
     pub(crate) async fn flush(&self) -> Result<(), StoreError> {
         let (done, flushed) = oneshot::channel();
-        self.record(Record::Flush(done));
+        self.flushes.push(done).map_err(|_| StoreError::Busy)?;
         self.unpark();
         flushed.await.unwrap_or_else(|_| Err(StoreError::Io("the log's thread has ended".into())))
     }

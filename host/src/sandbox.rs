@@ -27,10 +27,15 @@ use crate::engine::FUEL_INTERVAL;
 use crate::host::Core;
 use crate::hostcalls::bindings::Guest;
 use crate::hostcalls::clocks::CoarseClock;
-use crate::interrupt::Cause;
+use crate::interrupt::{Cause, cut};
 use crate::store::Space;
 use crate::tools::Code;
 use crate::transaction::Transaction;
+
+/// Length of the name of an effect (bytes); the rest is cut.
+const EFFECT_NAME_BYTES_MAX: usize = 256;
+/// Random bytes in one request: they are made one by one, without an epoch check.
+const RANDOM_BYTES_MAX: u64 = 64 << 10;
 
 /// What the epoch callback answers when the gate is closed. Never leaves the host: the gate says the rest.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +49,8 @@ pub struct CallCtx {
     pub(crate) transaction: Transaction,
     pub(crate) table: ResourceTable,
     pub(crate) describing: bool,
+    pub(crate) transfer_bytes_max: usize,
+    pub(crate) log_lines: u32,
     wasi: WasiCtx,
     limiter: Limiter,
     effects: Vec<(String, Arc<AtomicBool>)>,
@@ -131,8 +138,10 @@ impl CallCtx {
         if self.effects.len() >= self.effects_max {
             return Err(TooManyEffects(self.effects_max));
         }
+        let mut name = name.into();
+        cut(&mut name, EFFECT_NAME_BYTES_MAX);
         let performed = Arc::new(AtomicBool::new(false));
-        self.effects.push((name.into(), Arc::clone(&performed)));
+        self.effects.push((name, Arc::clone(&performed)));
         Ok(EffectGuard { performed })
     }
 }
@@ -170,13 +179,15 @@ impl Sandbox {
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.resources_max);
         let ctx = CallCtx {
-            wasi: wasi(core, code, limits, &stderr),
-            limiter: Limiter::new(limits.memory_bytes_max, core.limits.table_elements_max),
+            wasi: wasi(core, code, &stderr),
+            limiter: Limiter::new(limits.memory_bytes_max),
             transaction: Transaction::new(space, Arc::clone(&core.state_limits)),
             call: Arc::clone(call),
             core: Arc::clone(core),
             table,
             describing,
+            transfer_bytes_max: limits.transfer_bytes_max,
+            log_lines: 0,
             effects: Vec::new(),
             effects_max: limits.effects_max,
             stderr,
@@ -232,7 +243,7 @@ impl Sandbox {
 
 /// What is not granted is linked all the same, in an empty form: no arguments, no environment, no preopened directories,
 /// closed streams, no network, a seeded random source, a coarse clock.
-fn wasi(core: &Arc<Core>, code: &Code, limits: &CallLimits, stderr: &Stderr) -> WasiCtx {
+fn wasi(core: &Arc<Core>, code: &Code, stderr: &Stderr) -> WasiCtx {
     let seed = *code.digest.as_bytes();
     let clock = CoarseClock::new(Arc::clone(&core.clock));
     WasiCtx::builder()
@@ -241,7 +252,7 @@ fn wasi(core: &Arc<Core>, code: &Code, limits: &CallLimits, stderr: &Stderr) -> 
         .secure_random(StdRng::from_seed(seed))
         .insecure_random(StdRng::from_seed(seed))
         .insecure_random_seed(u128::from_le_bytes(std::array::from_fn(|at| seed[at])))
-        .max_random_size(limits.transfer_bytes_max as u64)
+        .max_random_size(RANDOM_BYTES_MAX)
         .wall_clock(clock.clone())
         .monotonic_clock(clock)
         .allow_tcp(false)

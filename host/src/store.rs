@@ -30,6 +30,16 @@ pub struct Key {
     pub key: Arc<str>,
 }
 
+/// What a key costs beside its name and value (bytes), so that many empty ones are not for nothing.
+const KEY_OVERHEAD_BYTES: usize = 64;
+
+impl Key {
+    /// What the key counts against quotas, with this value or removed (bytes).
+    pub fn bytes(&self, value: Option<&[u8]>) -> u64 {
+        (KEY_OVERHEAD_BYTES + self.bucket.len() + self.key.len() + value.map_or(0, <[u8]>::len)) as u64
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "key `{}` of bucket `{}`", self.key, self.bucket)

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use tokio::task::JoinHandle;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component as Compiled, InstancePre, Linker, ResourceType};
 
@@ -74,18 +75,21 @@ impl Source {
         self.name.clone().or(stem).unwrap_or_else(|| digest.to_string())
     }
 
-    async fn read(&self, bytes_max: usize) -> Result<Arc<[u8]>, LoadError> {
+    /// The bytes and their digest. Blocks.
+    fn read(&self, bytes_max: usize) -> Result<(Arc<[u8]>, Digest), LoadError> {
         let (bytes, path) = match &self.bytes {
             Bytes::Memory(bytes) => (Arc::clone(bytes), None),
             Bytes::File(path) => {
-                let open = path.clone();
-                let read = tokio::task::spawn_blocking(move || read_file(&open, bytes_max)).await;
-                let read = read.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+                let read = read_file(path, bytes_max);
                 let bytes = read.map_err(|error| LoadError::Read { path: path.clone(), error })?;
                 (bytes.into(), Some(path.clone()))
             }
         };
-        if bytes.len() > bytes_max { Err(LoadError::TooLarge { path, bytes_max }) } else { Ok(bytes) }
+        if bytes.len() > bytes_max {
+            return Err(LoadError::TooLarge { path, bytes_max });
+        }
+        let digest = Digest::of(&bytes);
+        Ok((bytes, digest))
     }
 }
 
@@ -98,7 +102,7 @@ fn read_file(path: &std::path::Path, bytes_max: usize) -> std::io::Result<Vec<u8
     }
     let file = std::fs::File::open(path)?;
     let mut bytes = Vec::new();
-    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
+    file.take((bytes_max as u64).saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -233,12 +237,13 @@ impl Tools {
         // On the host's own runtime: an embedder may drive this future with any executor.
         let task_core = Arc::clone(core);
         let task = core.io.handle.spawn(async move { Self::load_here(&task_core, source).await });
-        task.await.unwrap_or(Err(LoadError::Closing))
+        settled(task).await
     }
 
     async fn load_here(core: &Arc<Core>, source: Source) -> Result<Component, LoadError> {
-        let bytes = source.read(core.limits.component_bytes_max).await?;
-        let digest = Digest::of(&bytes);
+        let (source, bytes_max) = (Arc::new(source), core.limits.component_bytes_max);
+        let reader = Arc::clone(&source);
+        let (bytes, digest) = settled(tokio::task::spawn_blocking(move || reader.read(bytes_max))).await?;
         if let Some(expected) = source.expected.filter(|expected| *expected != digest) {
             return Err(LoadError::Digest { expected, found: digest });
         }
@@ -251,7 +256,7 @@ impl Tools {
             None => {
                 let compiler = Arc::clone(core);
                 let compiled = tokio::task::spawn_blocking(move || compiler.tools.compile(&compiler, digest, &bytes));
-                Arc::new(compiled.await.unwrap_or_else(|panic| Err(LoadError::Compile(panic.to_string())))?)
+                Arc::new(settled(compiled).await?)
             }
         };
         let tools = describe::describe(core, &code, &name).await?;
@@ -340,6 +345,14 @@ fn stub(linker: &mut Linker<CallCtx>, core: &Core, name: &str, item: &ComponentI
         }
     }
     Ok(())
+}
+
+/// What a task found, or why there is none.
+async fn settled<T>(task: JoinHandle<Result<T, LoadError>>) -> Result<T, LoadError> {
+    task.await.unwrap_or_else(|error| {
+        let panicked = || LoadError::Compile("loading it panicked; please report this with the component".into());
+        Err(if error.is_panic() { panicked() } else { LoadError::Closing })
+    })
 }
 
 fn places(compiled: &Compiled, sandboxes_max: u32) -> Result<u32, LoadError> {

@@ -7,10 +7,10 @@
 //! - Rollback is dropping the transaction. There is nothing else to undo, because nothing was done.
 //! - A commit passes only if everything that was read is still as it was read, so all of the call happens as if at the
 //!   moment of its commit.
-//! - After a conflict the transaction is lost for good: what the guest believes may be false, so nothing that it writes
-//!   afterwards may become durable.
+//! - After a conflict, or a commit point that was refused, the transaction is lost for good: what the guest believes may
+//!   be false, so nothing that it writes afterwards may become durable.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -31,6 +31,8 @@ pub struct StateLimits {
     pub value_bytes_max: usize,
     /// Keys read, listed or written in one transaction.
     pub keys_max: usize,
+    /// Keys and values read in one transaction (bytes).
+    pub read_bytes_max: u64,
     /// Keys and values written in one transaction (bytes).
     pub write_bytes_max: u64,
     /// Keys and values that one agent may keep with one component (bytes), checked at the commit.
@@ -43,6 +45,7 @@ impl Default for StateLimits {
             key_bytes_max: 1 << 10,
             value_bytes_max: 1 << 20,
             keys_max: 100_000,
+            read_bytes_max: 64 << 20,
             write_bytes_max: 32 << 20,
             space_bytes_max: 256 << 20,
         }
@@ -75,10 +78,21 @@ pub(crate) enum StateError {
     TooManyKeys(usize),
     #[error("the transaction writes more than {0} bytes; commit more often or raise the limit")]
     TooManyBytes(u64),
-    #[error("an earlier conflict has ended this call's transaction: {0}")]
+    #[error("the transaction reads more than {0} bytes; commit more often or raise the limit")]
+    TooManyBytesRead(u64),
+    #[error("this call's transaction is lost: {0}")]
     Lost(String),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Why nothing of a call can be committed any more.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Lost {
+    #[error("{0}")]
+    Conflict(String),
+    #[error(transparent)]
+    Refused(StoreError),
 }
 
 /// How a commit ended.
@@ -97,10 +111,13 @@ pub(crate) struct Transaction {
     space: Space,
     limits: Arc<StateLimits>,
     reads: HashMap<Key, (Version, Option<Arc<[u8]>>)>,
+    read_bytes: u64,
     listings: HashMap<Arc<str>, Listing>,
+    /// Keys in the listings, and the listings themselves.
+    listed: usize,
     writes: BTreeMap<Key, Option<Arc<[u8]>>>,
     size: Size,
-    lost: Option<String>,
+    lost: Option<Lost>,
     /// Of transactions of this call that did not become durable.
     discarded: Size,
 }
@@ -111,7 +128,9 @@ impl Transaction {
             space,
             limits,
             reads: HashMap::new(),
+            read_bytes: 0,
             listings: HashMap::new(),
+            listed: 0,
             writes: BTreeMap::new(),
             size: Size::default(),
             lost: None,
@@ -125,8 +144,8 @@ impl Transaction {
     }
 
     /// Why nothing of this call can be committed any more.
-    pub(crate) fn lost(&self) -> Option<&str> {
-        self.lost.as_deref()
+    pub(crate) fn lost(&self) -> Option<&Lost> {
+        self.lost.as_ref()
     }
 
     pub(crate) fn bucket(&self, name: &str) -> Result<Arc<str>, StateError> {
@@ -149,6 +168,11 @@ impl Transaction {
         }
         self.room()?;
         let (version, value) = store.get(&self.space, &key).await?;
+        let read_bytes = self.read_bytes + key.bytes(value.as_deref());
+        if read_bytes > self.limits.read_bytes_max {
+            return Err(StateError::TooManyBytesRead(self.limits.read_bytes_max));
+        }
+        self.read_bytes = read_bytes;
         self.reads.insert(key, (version, value.clone()));
         Ok(value)
     }
@@ -182,28 +206,48 @@ impl Transaction {
     ) -> Result<(Vec<String>, bool), StateError> {
         self.usable()?;
         if !self.listings.contains_key(bucket) {
-            let listing = store.list(&self.space, bucket, self.limits.keys_max).await?;
+            let room = self.room()?;
+            let listing = store.list(&self.space, bucket, room).await?;
+            self.listed += 1 + listing.keys.len();
             self.listings.insert(Arc::clone(bucket), listing);
         }
-        let Some(listing) = self.listings.get(bucket) else {
-            return Ok((Vec::new(), false));
-        };
-        let mut keys: BTreeSet<&str> = listing.keys.iter().map(AsRef::as_ref).collect();
-        for (key, value) in self.writes.iter().filter(|(key, _)| key.bucket == *bucket) {
-            match value {
-                Some(_) => keys.insert(&key.key),
-                None => keys.remove(&*key.key),
+        let listed = self.listings.get(bucket).map(|listing| listing.keys.as_slice()).unwrap_or_default();
+        let begins = listed.partition_point(|key| after.is_some_and(|after| **key <= *after));
+        let mut committed = listed[begins..].iter().map(|key| &**key).peekable();
+        let from = Key { bucket: Arc::clone(bucket), key: after.unwrap_or_default().into() };
+        let written = self.writes.range(&from..).take_while(|(key, _)| key.bucket == *bucket);
+        let mut written = written
+            .map(|(key, value)| (&*key.key, value.is_some()))
+            .filter(|(key, _)| after.is_none_or(|after| *key > after))
+            .peekable();
+
+        // Both are in order, and what this transaction wrote stands over what was committed.
+        let mut next = || loop {
+            let key = match (committed.peek().copied(), written.peek().copied()) {
+                (Some(old), Some((new, _))) if old < new => committed.next()?,
+                (_, Some((new, stays))) => {
+                    written.next();
+                    committed.next_if_eq(&new);
+                    if !stays {
+                        continue;
+                    }
+                    new
+                }
+                (Some(_), None) => committed.next()?,
+                (None, None) => return None,
             };
-        }
-        let mut rest = keys.into_iter().filter(|key| after.is_none_or(|after| *key > after));
-        let page = rest.by_ref().take(keys_max).map(str::to_owned).collect();
-        Ok((page, rest.next().is_some()))
+            return Some(key);
+        };
+        let page = std::iter::from_fn(&mut next).take(keys_max).map(str::to_owned).collect();
+        Ok((page, next().is_some()))
     }
 
     /// Makes what was written so far durable and begins anew. `last`: the call ends with it.
     pub(crate) async fn commit(&mut self, core: &Core, call: &Arc<CallState>, last: bool) -> Committed {
-        if let Some(lost) = &self.lost {
-            return Committed::Conflict(lost.clone());
+        match &self.lost {
+            None => {}
+            Some(Lost::Conflict(what)) => return Committed::Conflict(what.clone()),
+            Some(Lost::Refused(error)) => return Committed::Refused(error.clone()),
         }
         let (reads, writes, size) = self.take();
         if reads.is_empty() && writes.is_empty() {
@@ -214,13 +258,16 @@ impl Transaction {
         let committed = submit(core, call, self.space.clone(), reads, writes, last).await;
         match &committed {
             Committed::Durable | Committed::Unknown(_) => {}
-            Committed::Conflict(what) => {
-                self.lost = Some(what.clone());
-                self.discard(call);
-            }
-            Committed::Interrupted | Committed::Refused(_) => self.discard(call),
+            Committed::Conflict(what) => self.lose(call, Lost::Conflict(what.clone())),
+            Committed::Refused(error) => self.lose(call, Lost::Refused(error.clone())),
+            Committed::Interrupted => self.discard(call),
         }
         committed
+    }
+
+    fn lose(&mut self, call: &CallState, lost: Lost) {
+        self.lost = Some(lost);
+        self.discard(call);
     }
 
     fn discard(&mut self, call: &CallState) {
@@ -232,6 +279,7 @@ impl Transaction {
         let keys = self.reads.drain().map(|(key, (version, _))| Read::Key(key, version));
         let listings = self.listings.drain().map(|(bucket, listing)| Read::Listing(bucket, listing.version));
         let reads = keys.chain(listings).collect();
+        (self.read_bytes, self.listed) = (0, 0);
         let writes = std::mem::take(&mut self.writes).into_iter().map(|(key, value)| Write { key, value }).collect();
         (reads, writes, std::mem::take(&mut self.size))
     }
@@ -243,14 +291,13 @@ impl Transaction {
     }
 
     fn usable(&self) -> Result<(), StateError> {
-        self.lost.clone().map_or(Ok(()), |lost| Err(StateError::Lost(lost)))
+        self.lost.as_ref().map_or(Ok(()), |lost| Err(StateError::Lost(lost.to_string())))
     }
 
-    fn room(&self) -> Result<(), StateError> {
-        if self.reads.len() + self.writes.len() >= self.limits.keys_max {
-            return Err(StateError::TooManyKeys(self.limits.keys_max));
-        }
-        Ok(())
+    /// How many more keys may be touched; at least one.
+    fn room(&self) -> Result<usize, StateError> {
+        let room = self.limits.keys_max.saturating_sub(self.reads.len() + self.writes.len() + self.listed);
+        if room == 0 { Err(StateError::TooManyKeys(self.limits.keys_max)) } else { Ok(room) }
     }
 
     fn short(&self, what: &'static str, bytes: usize, bytes_max: usize) -> Result<(), StateError> {
@@ -259,7 +306,7 @@ impl Transaction {
 }
 
 fn written(key: &Key, value: Option<&[u8]>) -> Size {
-    Size { writes: 1, bytes: (key.key.len() + value.map_or(0, <[u8]>::len)) as u64 }
+    Size { writes: 1, bytes: key.bytes(value) }
 }
 
 async fn submit(
@@ -279,12 +326,7 @@ async fn submit(
     }
     let ticket = poll_fn(|cx| {
         call.waker.register(cx.waker());
-        match call.gate.ticket() {
-            // An interrupt withdraws a queued ticket by closing the gate.
-            Ticket::Queued if call.gate.is_flagged() => Poll::Ready(Ticket::Queued),
-            Ticket::Queued | Ticket::Decided => Poll::Pending,
-            ticket @ (Ticket::None | Ticket::Durable | Ticket::Failed) => Poll::Ready(ticket),
-        }
+        call.gate.awaited().map_or(Poll::Pending, Poll::Ready)
     })
     .await;
     match (ticket, call.take_verdict()) {

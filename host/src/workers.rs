@@ -34,6 +34,8 @@ struct Shared {
     /// Who is, or is about to be, parked: each worker at most once.
     parked: ArrayQueue<usize>,
     listed: Box<[AtomicBool]>,
+    /// Who would not find a new task without being woken. A listed worker may have gone on instead of parking.
+    idle: Box<[AtomicBool]>,
     threads: Box<[OnceLock<Thread>]>,
     stop: AtomicBool,
 }
@@ -47,6 +49,7 @@ impl Workers {
             searching: AtomicUsize::new(0),
             parked: ArrayQueue::new(count),
             listed: (0..count).map(|_| AtomicBool::new(false)).collect(),
+            idle: (0..count).map(|_| AtomicBool::new(false)).collect(),
             threads: (0..count).map(|_| OnceLock::new()).collect(),
             stop: AtomicBool::new(false),
         });
@@ -64,9 +67,11 @@ impl Workers {
         task.detach();
         runnable.schedule();
     }
+}
 
+impl Drop for Workers {
     /// Lets the threads end once nothing is left to run.
-    pub(crate) fn stop(&self) {
+    fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         for thread in self.shared.threads.iter().filter_map(OnceLock::get) {
             thread.unpark();
@@ -84,12 +89,14 @@ impl Shared {
     }
 
     fn unpark_one(&self) {
-        let Some(index) = self.parked.pop() else {
-            return;
-        };
-        self.listed[index].store(false, Ordering::SeqCst);
-        if let Some(thread) = self.threads[index].get() {
-            thread.unpark();
+        while let Some(index) = self.parked.pop() {
+            self.listed[index].store(false, Ordering::SeqCst);
+            if self.idle[index].swap(false, Ordering::SeqCst) {
+                if let Some(thread) = self.threads[index].get() {
+                    thread.unpark();
+                }
+                return;
+            }
         }
     }
 
@@ -112,18 +119,21 @@ impl Shared {
                 continue;
             }
             // Said first, looked after: see the module's invariant.
+            self.idle[index].store(true, Ordering::SeqCst);
             if !self.listed[index].swap(true, Ordering::SeqCst) {
                 // Cannot be full: it has room for every worker.
                 let _ = self.parked.push(index);
             }
             fence(Ordering::SeqCst);
             if !self.queue.is_empty() {
+                self.idle[index].store(false, Ordering::SeqCst);
                 continue;
             }
             if self.stop.load(Ordering::SeqCst) {
                 return;
             }
             thread::park();
+            self.idle[index].store(false, Ordering::SeqCst);
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use estop::log::Entry;
 use estop::store::memory::Memory;
@@ -125,18 +124,17 @@ async fn a_changed_read_is_a_conflict() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conflicting_increments_add_up() {
     let (host, kv) = kv_host().await;
-    let conflicts = Arc::new(AtomicU64::new(0));
     let adders = ["add", "increment", "add", "increment"].map(|tool| {
-        let (host, kv, conflicts) = (host.clone(), kv.clone(), Arc::clone(&conflicts));
+        let (host, kv) = (host.clone(), kv.clone());
         tokio::spawn(async move {
             for _ in 0..50 {
                 loop {
                     let outcome = call(&host, &kv, tool, json!({ "key": "n", "delta": 1 })).await;
                     match &outcome.end {
                         End::Completed(_) => break,
-                        End::Conflict(_) => conflicts.fetch_add(1, Ordering::Relaxed),
+                        End::Conflict(_) => {}
                         end => panic!("{end:?}"),
-                    };
+                    }
                 }
             }
         })
@@ -189,11 +187,17 @@ struct Faulty {
     inner: Memory,
     failures: AtomicU64,
     after_deciding: bool,
+    /// Fails what has no commits too.
+    entries_too: bool,
 }
 
 impl Faulty {
     fn new(after_deciding: bool) -> Arc<Self> {
-        Arc::new(Self { inner: Memory::new(), failures: AtomicU64::new(0), after_deciding })
+        Arc::new(Self { after_deciding, ..Self::unshared() })
+    }
+
+    fn unshared() -> Self {
+        Self { inner: Memory::new(), failures: AtomicU64::new(0), after_deciding: false, entries_too: false }
     }
 }
 
@@ -216,13 +220,13 @@ impl Store for Faulty {
     }
 
     fn write(&self, commits: &mut [Commit<'_>], entries: &[Entry]) -> Result<Vec<Verdict>, StoreError> {
-        let fail = !commits.is_empty()
+        let fail = (self.entries_too || !commits.is_empty())
             && self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
         if !fail {
             return self.inner.write(commits, entries);
         }
         if self.after_deciding {
-            commits.iter().for_each(|commit| drop((commit.decide)()));
+            commits.iter().for_each(|commit| assert!((commit.decide)()));
         }
         Err(StoreError::Io("the disk is gone".into()))
     }
@@ -265,19 +269,42 @@ async fn a_commit_point_whose_end_is_unknown_ends_the_call() {
     assert_eq!(outcome.commits.points, 0);
 }
 
-/// Promise 13: while the log cannot be written, new calls are refused and stops work.
+/// Promise 13: while the log cannot be written, new calls are refused, and stops work as before.
 #[tokio::test]
 async fn a_failing_log_refuses_calls_and_delays_no_stop() {
-    let store = Faulty::new(false);
+    let store = Arc::new(Faulty { entries_too: true, ..Faulty::unshared() });
     let host = small().store_arc(store.clone()).build().expect("a host");
     let (kv, runaway) = (load(&host, "kv").await, load(&host, "runaway").await);
-    let spinning =
-        host.agent("default").call(&runaway, "write_then_spin", json!({ "keys": 1, "value_bytes": 1 })).start();
+    let input = json!({ "keys": 1, "value_bytes": 1 });
+    let spinning = host.agent("default").call(&runaway, "write_then_spin", input).start();
     within(spinning.progress().wait_for(Option::is_some)).await.expect("it spins");
+
     store.failures.store(u64::MAX, Ordering::SeqCst);
     let failed = call(&host, &kv, "set", json!({ "key": "a", "value": 1 })).await;
     assert!(matches!(&failed.end, End::Failed(failure) if failure.code == "store"), "{:?}", failed.end);
-
-    let _ = spinning.interrupt_with(Interrupt::new(Cause::Operator, "alice").grace(Duration::ZERO));
+    let refused = call(&host, &kv, "get", json!({ "key": "a" })).await;
+    assert!(matches!(&refused.end, End::Refused(why) if why.contains("log cannot be written")), "{:?}", refused.end);
+    let _ = spinning.interrupt(Cause::Operator, "alice");
     assert!(within(spinning.outcome()).await.end.stopped().is_some());
+
+    // Nothing was lost: the entries are written once it works again, and calls are let in.
+    store.failures.store(0, Ordering::SeqCst);
+    let log = log(&host).await;
+    assert_eq!(end_entry(&log, &*within(spinning.outcome()).await)["cause"], "operator");
+    assert_eq!(end_entry(&log, &refused)["kind"], "refusal");
+    assert_eq!(get(&host, &kv, "a").await, Value::Null);
+}
+
+/// Promise 8: a commit point that was refused loses the transaction, whatever the guest makes of it.
+#[tokio::test]
+async fn after_a_refused_commit_point_nothing_more_is_committed() {
+    let state = StateLimits { space_bytes_max: 100, ..StateLimits::default() };
+    let host = small().call_limits(CallLimits { state, ..CallLimits::default() }).build().expect("a host");
+    let kv = load(&host, "kv").await;
+    completed(&call(&host, &kv, "set", json!({ "key": "a", "value": 1 })).await);
+    // Its first commit point is over the quota.
+    let outcome = call(&host, &kv, "commit_twice", json!({ "key": "another", "value": 5 })).await;
+    assert!(matches!(&outcome.end, End::Failed(failure) if failure.code == "quota"), "{:?}", outcome.end);
+    assert_eq!(outcome.commits.points, 0);
+    assert_eq!(get(&host, &kv, "another").await, Value::Null);
 }

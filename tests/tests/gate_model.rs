@@ -66,7 +66,7 @@ fn an_interrupted_call_is_never_polled_again() {
 }
 
 #[test]
-fn two_interrupts_and_a_warning_are_as_good_as_one() {
+fn a_warning_and_an_interrupt_at_once_are_as_good_as_one_interrupt() {
     loom::model(|| {
         let guest = Guest::new();
         let others: Vec<_> = [true, false]
@@ -76,13 +76,12 @@ fn two_interrupts_and_a_warning_are_as_good_as_one() {
                 thread::spawn(move || if hard { guest.interrupt() } else { guest.gate.flag() })
             })
             .collect();
-        let ran = guest.poll(|| {});
+        let _ = guest.poll(|| {});
         let found: Vec<_> = others.into_iter().map(|other| other.join().unwrap()).collect();
         assert!(!found.contains(&Found::Settled));
         assert_eq!(guest.gate.enter(), Err(Closed));
         assert_eq!(guest.gate.settle(), Err(Closed));
         assert_eq!(guest.gate.queue(), Err(Closed));
-        let _ = ran;
     });
 }
 
@@ -132,6 +131,33 @@ fn a_commit_is_applied_or_withdrawn_and_both_sides_know_which() {
                 assert!(!applied, "committed after the interrupt had returned");
             }
             assert_eq!(guest.gate.ticket(), if applied { Ticket::Durable } else { Ticket::None });
+        });
+    }
+}
+
+#[test]
+fn whoever_waits_for_a_ticket_is_told_what_became_of_it() {
+    for last in [false, true] {
+        loom::model(move || {
+            let guest = Guest::new();
+            guest.gate.queue().unwrap();
+            let committer = {
+                let guest = Arc::clone(&guest);
+                thread::spawn(move || commit(&guest.gate, last))
+            };
+            let interrupter = {
+                let guest = Arc::clone(&guest);
+                thread::spawn(move || guest.interrupt())
+            };
+            let told = loop {
+                match guest.gate.awaited() {
+                    Some(ticket) => break ticket,
+                    None => thread::yield_now(),
+                }
+            };
+            let applied = committer.join().unwrap();
+            interrupter.join().unwrap();
+            assert_eq!(applied, told == Ticket::Durable, "told {told:?}");
         });
     }
 }

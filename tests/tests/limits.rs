@@ -121,48 +121,67 @@ async fn calls_max() {
     drop(fourth);
 }
 
+/// How many guests have been between two of their instructions at one time.
+#[derive(Clone, Default)]
+struct Crowd {
+    active: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Crowd {
+    /// A host whose guests meet in `wait`.
+    fn host(&self, limits: HostLimits) -> Host {
+        let crowd = self.clone();
+        let builder = builder(limits, call_limits()).interface(move |linker| {
+            let mut instance = linker.instance("estop:drill/probe@0.1.0")?;
+            instance.func_wrap_async("wait", move |_, (): ()| {
+                let Crowd { active, most } = crowd.clone();
+                Box::new(async move {
+                    most.fetch_max(active.fetch_add(1, Ordering::AcqRel) + 1, Ordering::AcqRel);
+                    // Every other guest that can run has a turn meanwhile.
+                    for _ in 0..100 {
+                        tokio::task::yield_now().await;
+                    }
+                    active.fetch_sub(1, Ordering::AcqRel);
+                    Ok(())
+                })
+            })?;
+            instance.func_wrap("sleep", |_, (): ()| Ok(()))?;
+            instance.func_wrap("describing", |_, (): ()| Ok((false,)))
+        });
+        builder.build().unwrap()
+    }
+
+    /// Calls a component fifty times at once. All must complete.
+    async fn meets(&self, host: &Host, component: &Component) -> usize {
+        let calls: Vec<_> = (0..50).map(|_| host.agent("a").call(component, "victim", Value::Null).start()).collect();
+        for outcome in within(join_all(calls.iter().map(estop::Call::outcome))).await {
+            completed(&outcome);
+        }
+        assert_eq!(self.active.load(Ordering::Acquire), 0);
+        self.most.load(Ordering::Acquire)
+    }
+}
+
 /// Promise 18, row 40: no more guests than this exist at one time; the others wait and come to run.
 #[tokio::test]
 async fn sandboxes_max() {
-    let (active, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let counts = (Arc::clone(&active), Arc::clone(&most));
-    let builder = builder(HostLimits { sandboxes_max: 3, ..limits() }, call_limits()).interface(move |linker| {
-        let mut instance = linker.instance("estop:drill/probe@0.1.0")?;
-        instance.func_wrap_async("wait", move |_, (): ()| {
-            let (active, most) = (Arc::clone(&counts.0), Arc::clone(&counts.1));
-            Box::new(async move {
-                most.fetch_max(active.fetch_add(1, Ordering::AcqRel) + 1, Ordering::AcqRel);
-                // Every other guest that can run has a turn meanwhile.
-                for _ in 0..100 {
-                    tokio::task::yield_now().await;
-                }
-                active.fetch_sub(1, Ordering::AcqRel);
-                Ok(())
-            })
-        })?;
-        instance.func_wrap("sleep", |_, (): ()| Ok(()))?;
-        instance.func_wrap("describing", |_, (): ()| Ok((false,)))
-    });
-    let host = builder.build().unwrap();
+    let crowd = Crowd::default();
+    let host = crowd.host(HostLimits { sandboxes_max: 3, ..limits() });
     let component = host.load(victim("", "(call $wait)")).await.unwrap();
-    let calls: Vec<_> = (0..50).map(|_| host.agent("a").call(&component, "victim", Value::Null).start()).collect();
-    for outcome in within(join_all(calls.iter().map(estop::Call::outcome))).await {
-        completed(&outcome);
-    }
-    assert_eq!((active.load(Ordering::Acquire), most.load(Ordering::Acquire)), (0, 3));
+    assert_eq!(crowd.meets(&host, &component).await, 3);
 }
 
 /// Promise 18, row 40: a component takes as many places as it has memories, so the pool is never exhausted.
 #[tokio::test]
 async fn sandboxes_max_counts_every_memory() {
-    let (host, _) = host_with(HostLimits { sandboxes_max: 5, ..limits() }, call_limits());
+    let crowd = Crowd::default();
+    let host = crowd.host(HostLimits { sandboxes_max: 8, ..limits() });
     let beside = "(core module $m (memory 1)) (core instance (instantiate $m)) (core instance (instantiate $m))";
-    let bytes = Described { tools: &[Spec::new("victim")], beside, ..Described::default() }.component();
-    let component = host.load(Source::bytes(bytes)).await.unwrap();
-    let calls: Vec<_> = (0..50).map(|_| host.agent("a").call(&component, "victim", Value::Null).start()).collect();
-    for outcome in within(join_all(calls.iter().map(estop::Call::outcome))).await {
-        completed(&outcome);
-    }
+    let guest = Hostile { call: "(call $wait)", ..Hostile::default() };
+    let described = Described { tools: &[Spec::new("victim")], guest, beside, ..Described::default() };
+    let component = host.load(Source::bytes(described.component())).await.unwrap();
+    assert_eq!(crowd.meets(&host, &component).await, 2);
 }
 
 /// Promise 18, row 40: what cannot be granted to any call is refused when it is loaded.

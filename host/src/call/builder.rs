@@ -9,11 +9,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{CallLimits, CallState, End, Identity, Operation, Outcome, Progress, drive};
-use crate::engine::HOST_ACTOR;
 use crate::host::Core;
 use crate::ids::CallId;
-use crate::interrupt::{Cause, Interrupt, Interruption};
-use crate::log::Record;
+use crate::interrupt::{Cause, HOST_ACTOR, Interrupt, Interruption};
+use crate::log::{EntryKind, Record};
 use crate::tools::{Code, Component};
 
 /// For what the host itself asks of a component, such as its tools.
@@ -98,7 +97,7 @@ impl CallBuilder {
         };
         let call = Arc::new(CallState::new(slot, identity));
         if core.inventory.publish(&call).is_err() {
-            let _ = core.interrupt_call(&call, Interrupt::new(Cause::Parent, HOST_ACTOR));
+            core.interrupt_call(&call, Interrupt::new(Cause::Parent, HOST_ACTOR));
         }
         core.workers.spawn(drive(Arc::clone(&core), Arc::clone(&call), request));
         Call { core, call, detached: false }
@@ -112,7 +111,7 @@ fn refuse(core: Arc<Core>, identity: Identity) -> Call {
     // Cannot fail: nobody else knows this call yet.
     let _ = call.gate.settle();
     let outcome = Arc::new(Outcome::unstarted(&call, End::Refused(why)));
-    core.log.record(Record::Ended(Arc::clone(&call), Arc::clone(&outcome)));
+    core.log.record(Record::Ended(EntryKind::ended(&call, &outcome)));
     call.finish(outcome);
     Call { core, call, detached: false }
 }
@@ -176,7 +175,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         if !self.detached && !self.call.is_released() {
             let dropped = Interrupt::new(Cause::Cancelled, "client").reason("the handle was dropped");
-            let _ = self.core.interrupt_call(&self.call, dropped);
+            self.core.interrupt_call(&self.call, dropped);
         }
     }
 }

@@ -119,7 +119,7 @@ pub struct Stopped {
 /// What a call made durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Commits {
-    /// Commit points that wrote something, the successful end included.
+    /// Commit points, the successful end included, that read or wrote something.
     pub points: u64,
     /// Keys written or removed.
     pub writes: u64,

@@ -3,6 +3,7 @@
 //! Invariant: nothing in here is behind a lock that an interrupt needs. The worker, the interrupters, the preempter, the
 //! ticker and the committer all share it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -51,8 +52,6 @@ pub(crate) struct CallState {
     verdict: Mutex<Option<Verdict>>,
     /// Made when somebody reports or watches.
     progress: OnceLock<watch::Sender<Option<Progress>>>,
-    /// The log has an entry of the start; otherwise the entry of the end tells it.
-    pub(crate) start_entered: AtomicBool,
     outcome: OnceLock<Arc<Outcome>>,
     done: Notify,
 }
@@ -125,14 +124,12 @@ impl CallState {
             commits: CommitCounts::default(),
             verdict: Mutex::new(None),
             progress: OnceLock::new(),
-            start_entered: AtomicBool::new(false),
             outcome: OnceLock::new(),
             done: Notify::new(),
         }
     }
 
     /// It has been given room, and its deadline runs.
-    #[cfg(feature = "cli")]
     pub(crate) fn has_started(&self) -> bool {
         self.deadline_ns.load(Ordering::Acquire) != UNSET_NS
     }
@@ -163,7 +160,10 @@ impl CallState {
     /// Lets the call's own task, and host functions in tasks of theirs, see what happened at the gate.
     pub(crate) fn wake(&self) {
         self.waker.wake();
-        self.warned.notify_waiters();
+        // Wakers of other executors: one that panics may not take the thread with it that stops calls.
+        if catch_unwind(AssertUnwindSafe(|| self.warned.notify_waiters())).is_err() {
+            tracing::error!(call = %self.id, "a waker of a host function panicked");
+        }
     }
 
     pub(crate) fn progress(&self) -> &watch::Sender<Option<Progress>> {

@@ -57,7 +57,7 @@ pub fn build(folder: &Path, install_target: bool) -> anyhow::Result<PathBuf> {
     if !manifest.is_file() {
         return Err(usage(format!("`{}` is no Rust crate: it has no Cargo.toml", folder.display())));
     }
-    provide_target(install_target)?;
+    provide_target(folder, install_target)?;
     let mut cargo = command("cargo");
     cargo
         .args(["build", "--release", "--target", TARGET, "--message-format=json-render-diagnostics"])
@@ -91,9 +91,13 @@ fn artifact(message: &str, manifest: &Path) -> Option<PathBuf> {
     files.iter().filter_map(Value::as_str).map(PathBuf::from).find(|file| file.extension().is_some_and(|e| e == "wasm"))
 }
 
-fn provide_target(install_target: bool) -> anyhow::Result<()> {
-    let rustc =
-        command("rustc").args(["--print", "sysroot"]).output().context("cannot start rustc; is Rust installed?")?;
+fn provide_target(folder: &Path, install_target: bool) -> anyhow::Result<()> {
+    // In the folder: it may pin a toolchain of its own.
+    let rustc = command("rustc").args(["--print", "sysroot"]).current_dir(folder).output();
+    let rustc = rustc.context("cannot start rustc; is Rust installed?")?;
+    if !rustc.status.success() {
+        bail!("rustc does not work here: {}", String::from_utf8_lossy(&rustc.stderr).trim());
+    }
     let sysroot = PathBuf::from(String::from_utf8_lossy(&rustc.stdout).trim());
     if sysroot.join("lib/rustlib").join(TARGET).join("lib").is_dir() {
         return Ok(());
@@ -101,7 +105,11 @@ fn provide_target(install_target: bool) -> anyhow::Result<()> {
     if !install_target {
         bail!("the Rust target {TARGET} is missing: run `rustup target add {TARGET}`, or give --install-target");
     }
-    let status = command("rustup").args(["target", "add", TARGET]).status().context("cannot start rustup")?;
+    let status = command("rustup")
+        .args(["target", "add", TARGET])
+        .current_dir(folder)
+        .status()
+        .context("cannot start rustup")?;
     if status.success() { Ok(()) } else { bail!("`rustup target add {TARGET}` failed ({status})") }
 }
 

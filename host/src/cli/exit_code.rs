@@ -17,7 +17,11 @@ Exit codes:
    5 trapped              15 stopped: fuel
    6 refused
    7 conflict
-   8 unconfirmed";
+   8 unconfirmed: a stop was not seen to end, or a drill was too slow
+
+Environment:
+   ESTOP_LOG=estop::log=info   every entry of the log, on standard error
+   ESTOP_LOG=estop::tool=info  what tools log, on standard error";
 
 /// See [`HELP`]; the numbers are part of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{ExitCode, build, print, printable};
+use super::{ExitCode, build, json_text, print, printable};
 use crate::hostcalls::grant;
 use crate::{Component, Host, HostLimits, Source, ToolInfo};
 
@@ -27,7 +27,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let limits = HostLimits { sandboxes_max: 16, ..HostLimits::default() };
     let host = Host::builder().limits(limits).build()?;
     let component = runtime.block_on(host.load(Source::file(path)))?;
-    print(&if args.json { to_json(&component).to_string() } else { to_text(&component) })?;
+    print(&if args.json { json_text(&to_json(&component)) } else { to_text(&component) })?;
     Ok(ExitCode::Completed)
 }
 

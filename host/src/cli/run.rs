@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::exit_code::{WithCode, usage};
 use super::signals::Signals;
-use super::watchdog::Watchdog;
-use super::{ExitCode, build, print, printable, quantity, say};
+use super::watchdog::{self, Watchdog};
+use super::{ExitCode, build, json_text, print, printable, quantity, say};
 use crate::call::{Call, End, Outcome, Stopped};
 use crate::{Component, DEFAULT_AGENT, Host, HostLimits, Interrupt, Size, Source};
 
@@ -52,16 +52,23 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
-    let signals = Signals::handle(Watchdog::start()?)?;
+    let watchdog = Watchdog::start()?;
+    let signals = Signals::handle(watchdog.clone())?;
     let input = read_input(&args.input)?;
     let path = build::component(&args.component, &args.build)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let code = runtime.block_on(run(&args, path, input, &signals))?;
+    let code = runtime.block_on(run(&args, path, input, &signals, &watchdog))?;
     // Without waiting for threads: what the call had is released, and nothing else may hold up the end.
     std::process::exit(code as i32)
 }
 
-async fn run(args: &Args, path: PathBuf, input: Value, signals: &Signals) -> anyhow::Result<ExitCode> {
+async fn run(
+    args: &Args,
+    path: PathBuf,
+    input: Value,
+    signals: &Signals,
+    watchdog: &Watchdog,
+) -> anyhow::Result<ExitCode> {
     // What the user asks for bounds the tool, not the component's description of itself: that has the host's own limits.
     let memory_bytes_max = HostLimits::default().memory_bytes_max.max(args.memory);
     let limits = HostLimits { sandboxes_max: 16, memory_bytes_max, ..HostLimits::default() };
@@ -84,15 +91,17 @@ async fn run(args: &Args, path: PathBuf, input: Value, signals: &Signals) -> any
     let tool = choose(&component, args.tool.as_deref())?;
     let call = host.agent(args.agent.clone()).call(&component, tool, input);
     let call = call.deadline(args.deadline).grace(args.grace).fuel(args.fuel).memory_bytes(args.memory).start();
+    // Also if nobody asks: a reader of our output that hangs may not keep the process after its call.
+    watchdog.arm(args.deadline.saturating_add(args.grace).saturating_add(watchdog::ENDS_WITHIN));
     // Registered first, looked after: whoever asked before that did not meet it.
     if let Some(interrupt) = signals.interrupt() {
-        let _ = call.interrupt_with(interrupt);
+        call.interrupt_with(interrupt);
     }
     let outcome = watch(&call).await;
     if args.json {
-        print(&outcome.to_json().to_string())?;
+        print(&json_text(&outcome.to_json()))?;
     } else if let Some(output) = outcome.output() {
-        print(&output.to_string())?;
+        print(&json_text(output))?;
     }
     tell(&outcome, args.json);
     Ok(ExitCode::from(&outcome.end))
@@ -131,10 +140,8 @@ fn choose(component: &Component, asked: Option<&str>) -> anyhow::Result<String> 
         Some(name) => {
             let near = names.iter().copied().map(|known| (strsim::damerau_levenshtein(known, name), known)).min();
             let near = near.filter(|(distance, known)| *distance <= known.len().div_ceil(2));
-            let hint = near.map(|(_, known)| format!("; did you mean `{known}`?")).unwrap_or_default();
-            Err(usage(
-                format!("`{}` has no tool `{name}`{hint} It has: {all}", component.name()).replace("` It", "`. It"),
-            ))
+            let hint = near.map_or(".".into(), |(_, known)| format!("; did you mean `{known}`?"));
+            Err(usage(format!("`{}` has no tool `{name}`{hint} It has: {all}", component.name())))
         }
         None if names.len() == 1 => Ok(names[0].to_owned()),
         None => Err(usage(format!("`{}` has several tools, say which one: {all}", component.name()))),

@@ -39,7 +39,7 @@ impl Signals {
                     }
                 };
                 let (cause, reason) = next().await;
-                watchdog.arm();
+                watchdog.arm(watchdog::ENDS_WITHIN);
                 let Some(host) = target.get() else {
                     let why = format!("estop: stopped ({reason}) before anything ran; nothing to discard");
                     watchdog::end(cause.into(), why);
@@ -47,7 +47,7 @@ impl Signals {
                 let interrupt = Interrupt::new(cause, user::name()).reason(reason);
                 // Told first: a call that starts too late to be met by the interrupt finds that it was asked for.
                 tell.send_replace(Some(interrupt.clone()));
-                let _ = host.interrupt(Scope::Everything, interrupt);
+                host.interrupt(Scope::Everything, interrupt);
                 let (_, reason) = next().await;
                 let why =
                     format!("estop: second {reason}: ending at once, without waiting for the stop to be confirmed");

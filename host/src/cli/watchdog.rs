@@ -1,11 +1,11 @@
 //! The watchdog: a command that owns its process always ends.
 //!
-//! Invariant: its thread exists before anything that could hang. Once armed, the process ends within
-//! [`ENDS_WITHIN`], whatever hangs.
+//! Invariant: its thread exists before anything that could hang. Once armed, the process ends within the time that was
+//! said, whatever hangs; it can be armed again to end sooner, never later.
 
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{ExitCode, say};
 
@@ -17,30 +17,34 @@ const SAID_WITHIN: Duration = Duration::from_millis(200);
 /// Arms the watchdog when asked to.
 #[derive(Clone)]
 pub(super) struct Watchdog {
-    arm: Sender<()>,
+    arm: Sender<Instant>,
 }
 
 impl Watchdog {
     /// Starts the thread, unarmed.
     pub(super) fn start() -> std::io::Result<Self> {
-        let (arm, armed) = channel();
+        let (arm, armed) = channel::<Instant>();
         thread::Builder::new().name("estop-watchdog".into()).spawn(move || {
             // The other end is gone: the command is over.
-            if armed.recv().is_err() {
-                return;
+            let Ok(mut ends_at) = armed.recv() else { return };
+            loop {
+                match armed.recv_timeout(ends_at.saturating_duration_since(Instant::now())) {
+                    Ok(at) => ends_at = ends_at.min(at),
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
             }
-            thread::sleep(ENDS_WITHIN);
-            let within = ENDS_WITHIN.as_secs();
-            let why = format!("estop: UNCONFIRMED: the stop was not confirmed within {within} s; ending the process");
+            let why = "estop: UNCONFIRMED: the call or its answer hangs; ending the process".to_owned();
             end(ExitCode::Unconfirmed, why);
         })?;
         Ok(Self { arm })
     }
 
-    /// From now on the process has a bounded time to live.
-    pub(super) fn arm(&self) {
-        // Armed already, or over: both are fine.
-        let _ = self.arm.send(());
+    /// From now on the process has this long to live, unless it was given less before.
+    pub(super) fn arm(&self, within: Duration) {
+        let far = Duration::from_secs(365 * 24 * 3600);
+        // Over already: fine.
+        let _ = self.arm.send(Instant::now() + within.min(far));
     }
 }
 

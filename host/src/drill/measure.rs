@@ -145,13 +145,13 @@ impl Drill<'_> {
     }
 
     async fn stop(&self, victim: &Call) -> Option<Arc<Outcome>> {
-        let _ = victim.interrupt(Cause::Drill, ACTOR);
+        victim.interrupt(Cause::Drill, ACTOR);
         confirmed(victim).await
     }
 
     async fn stop_all(&self, crowd: Vec<Call>) -> Vec<Option<Arc<Outcome>>> {
         let scope = Scope::Agent(AGENT.into());
-        let _ = self.host.interrupt(scope, Interrupt::new(Cause::Drill, ACTOR));
+        self.host.interrupt(scope, Interrupt::new(Cause::Drill, ACTOR));
         let mut outcomes = Vec::with_capacity(crowd.len());
         for victim in &crowd {
             outcomes.push(confirmed(victim).await);

@@ -181,12 +181,21 @@ impl batch::Host for CallCtx {
         keys: Vec<String>,
     ) -> wasmtime::Result<Result<Vec<(String, Option<Vec<u8>>)>, Error>> {
         let bucket = self.bucket(&bucket)?;
+        let bytes_max = self.transfer_bytes_max;
+        let mut bytes = 0;
         let mut values = Vec::with_capacity(keys.len());
         for key in keys {
-            match self.kv_get(&bucket, &key).await {
-                Ok(value) => values.push((key, value.map(|value| value.to_vec()))),
+            let value = match self.kv_get(&bucket, &key).await {
+                Ok(value) => value,
                 Err(error) => return Ok(Err(error.into())),
+            };
+            // The same key may be asked for many times, and each answer is a copy.
+            bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
+            if bytes > bytes_max {
+                let why = format!("the values are larger than {bytes_max} bytes together; ask for fewer keys at once");
+                return Ok(Err(Error::Other(why)));
             }
+            values.push((key, value.map(|value| value.to_vec())));
         }
         Ok(Ok(values))
     }

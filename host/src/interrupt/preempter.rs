@@ -67,9 +67,10 @@ impl Preempter {
             self.thread.unpark();
         }
     }
+}
 
-    /// Lets the thread end.
-    pub(crate) fn stop(&self) {
+impl Drop for Preempter {
+    fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         self.thread.unpark();
     }
@@ -83,7 +84,7 @@ impl Shared {
         loop {
             while let Some(call) = self.queue.pop() {
                 // Cleared before the call is looked at: whoever comes later submits it again.
-                call.in_preempter.store(false, Ordering::Release);
+                call.in_preempter.swap(false, Ordering::AcqRel);
                 take_up(call, &mut on_cpu);
             }
             if self.overflowed.swap(false, Ordering::AcqRel) {

@@ -1,7 +1,6 @@
 //! What one entry of the log says.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
@@ -57,7 +56,7 @@ pub enum EntryKind {
     Commit {
         /// Which call.
         call: CallId,
-        /// The how-manieth commit of this call, from one.
+        /// Number of this commit within the call, from one.
         point: u64,
         /// How much.
         #[serde(flatten)]
@@ -198,7 +197,8 @@ impl EntryKind {
             tool: Arc::clone(&outcome.tool),
             component: outcome.component,
             parent: call.parent.as_ref().map(|parent| parent.id),
-            with_start: !call.start_entered.load(Ordering::Acquire),
+            // The writer knows whether the start has an entry of its own.
+            with_start: call.has_started(),
             status: outcome.end.status(),
             code: match &outcome.end {
                 End::Failed(failure) => Some(failure.code.clone()),

@@ -6,21 +6,24 @@
 //! Invariant: a ticket is resolved exactly once, after its batch, and the counts of the call are right before it is.
 
 use std::cell::Cell;
+use std::collections::HashSet;
+use std::iter;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
-use super::{Entry, EntryKind, Job, Log, Record};
+use super::{Entry, EntryKind, FLUSHES_MAX, Flush, Job, Log, Record};
 use crate::gate::Ticket;
-use crate::ids::HostId;
+use crate::ids::{CallId, HostId};
 use crate::observer::Observers;
 use crate::store::{Commit, Store, StoreError, Verdict};
 
 /// How long an entry may wait for others.
 const FLUSH_EVERY: Duration = Duration::from_millis(5);
+/// How long the writer waits before it tries again to write what could not be written.
+const RETRY_EVERY: Duration = Duration::from_millis(50);
 /// Commits in one database transaction: bounds how long the first waits for the last.
 const BATCH_COMMITS_MAX: usize = 1024;
 /// Entries in one database transaction.
@@ -43,11 +46,16 @@ impl Writer {
     fn serve(self) {
         let _ = self.log.writer.set(thread::current());
         let mut unwritten: Vec<Entry> = Vec::new();
+        let mut waiting: Vec<Flush> = Vec::new();
+        // Calls that run and whose start has an entry of its own.
+        let mut started: HashSet<CallId> = HashSet::new();
         loop {
-            // Read before the queues: what was recorded before the stop is then still found in them.
+            // Read before the queues: what was recorded before the stop is then still found in them. In the same way
+            // whoever waits is taken before the records that it waits for.
             let stopping = self.log.stop.load(Ordering::Acquire);
-            let jobs: Vec<Job> = std::iter::from_fn(|| self.log.commits.pop()).take(BATCH_COMMITS_MAX).collect();
-            let waiting = self.take_records(&mut unwritten);
+            waiting.extend(iter::from_fn(|| self.log.flushes.pop()).take(FLUSHES_MAX));
+            let jobs: Vec<Job> = iter::from_fn(|| self.log.commits.pop()).take(BATCH_COMMITS_MAX).collect();
+            let all_taken = self.take_records(&mut unwritten, &mut started);
             if jobs.is_empty() && unwritten.is_empty() && waiting.is_empty() {
                 if stopping {
                     return;
@@ -56,14 +64,18 @@ impl Writer {
                 continue;
             }
             let written = self.write(&jobs, &mut unwritten);
-            for done in waiting {
-                // Whoever waited may have gone away.
-                let _ = done.send(written.clone());
+            if all_taken || written.is_err() {
+                for done in waiting.drain(..) {
+                    // Whoever waited may have gone away.
+                    let _ = done.send(written.clone());
+                }
             }
-            if stopping && written.is_err() {
-                return;
-            }
-            if self.log.commits.is_empty() {
+            if written.is_err() {
+                if stopping {
+                    return;
+                }
+                thread::park_timeout(RETRY_EVERY);
+            } else if all_taken && self.log.commits.is_empty() {
                 thread::park_timeout(FLUSH_EVERY);
             }
         }
@@ -72,50 +84,47 @@ impl Writer {
     /// Waits without a time-out, unless something came meanwhile.
     fn rest(&self) {
         self.log.asleep.store(true, Ordering::SeqCst);
-        let empty = self.log.commits.is_empty() && self.log.records.is_empty();
+        let empty = self.log.commits.is_empty() && self.log.records.is_empty() && self.log.flushes.is_empty();
         if empty && !self.log.stop.load(Ordering::SeqCst) {
             thread::park();
         }
-        self.log.asleep.store(false, Ordering::Release);
+        self.log.asleep.store(false, Ordering::SeqCst);
         // The first entry after a rest waits for company like any other.
-        if self.log.commits.is_empty() && !self.log.stop.load(Ordering::SeqCst) {
+        if self.log.commits.is_empty() && self.log.flushes.is_empty() && !self.log.stop.load(Ordering::SeqCst) {
             thread::park_timeout(FLUSH_EVERY);
         }
     }
 
-    /// Turns what was recorded into entries; returns who waits for them.
-    fn take_records(&self, entries: &mut Vec<Entry>) -> Vec<oneshot::Sender<Result<(), StoreError>>> {
+    /// Turns what was recorded into entries, as far as there is room; says whether there was.
+    fn take_records(&self, entries: &mut Vec<Entry>, started: &mut HashSet<CallId>) -> bool {
         let room = BATCH_ENTRIES_MAX.saturating_sub(entries.len());
-        let records: Vec<(u64, Record)> = std::iter::from_fn(|| self.log.records.pop()).take(room).collect();
-        let mut waiting = Vec::new();
+        let records: Vec<(u64, Record)> = iter::from_fn(|| self.log.records.pop()).take(room).collect();
+        let all_taken = records.len() < room;
         for (at_ns, record) in records {
             let kind = match record {
-                // It has ended, and the entry of its end will tell both.
-                Record::Started(call) if call.is_released() => continue,
                 Record::Started(call) => {
-                    call.start_entered.store(true, Ordering::Release);
+                    // If it has ended, the entry of its end tells both.
+                    let Some(call) = call.upgrade().filter(|call| !call.is_released()) else { continue };
+                    started.insert(call.id);
                     EntryKind::started(&call)
                 }
-                Record::Ended(call, outcome) => EntryKind::ended(&call, &outcome),
-                Record::Interrupted { delivered, reached, calls } => EntryKind::interrupted(&delivered, reached, calls),
-                Record::Flush(done) => {
-                    waiting.push(done);
-                    continue;
+                Record::Ended(mut kind) => {
+                    if let EntryKind::End(end) = &mut kind {
+                        end.with_start &= !started.remove(&end.call);
+                    }
+                    kind
                 }
+                Record::Interrupted { delivered, reached, calls } => EntryKind::interrupted(&delivered, reached, calls),
             };
-            entries.push(self.entry(at_ns, kind));
+            entries.push(Entry::new(at_ns, self.host, kind));
         }
-        let lost = self.log.lost.swap(0, Ordering::AcqRel);
-        if lost > 0 {
-            entries.push(self.entry((self.log.wall_ns)(), EntryKind::Lost { entries: lost }));
+        if all_taken {
+            let lost = self.log.lost.swap(0, Ordering::AcqRel);
+            if lost > 0 {
+                entries.push(Entry::new((self.log.wall_ns)(), self.host, EntryKind::Lost { entries: lost }));
+            }
         }
-        waiting
-    }
-
-    fn entry(&self, at_ns: u64, kind: EntryKind) -> Entry {
-        let entry = Entry::new(at_ns, self.host, kind);
-        self.show(&entry);
-        entry
+        all_taken
     }
 
     fn show(&self, entry: &Entry) {
@@ -131,7 +140,10 @@ impl Writer {
             .zip(&decided)
             .map(|(job, decided)| {
                 move || {
-                    decided.set(job.call.gate.decide(job.last).is_ok());
+                    // A store that asks twice gets the same answer.
+                    if !decided.get() {
+                        decided.set(job.call.gate.decide(job.last).is_ok());
+                    }
                     decided.get()
                 }
             })
@@ -148,21 +160,29 @@ impl Writer {
                 decide,
             })
             .collect();
-        let written = self.store.write(&mut commits, entries);
-        self.log.failing.store(written.is_err(), Ordering::Release);
+        // A store that panics or forgets a commit may not leave calls waiting for ever.
+        let written = catch_unwind(AssertUnwindSafe(|| self.store.write(&mut commits, entries)))
+            .unwrap_or_else(|_| Err(StoreError::Io("it panicked".into())))
+            .and_then(|verdicts| {
+                let complete = verdicts.len() == jobs.len();
+                if complete { Ok(verdicts) } else { Err(StoreError::Io("it forgot a commit".into())) }
+            });
+        let failed_before = self.log.failing.swap(written.is_err(), Ordering::AcqRel);
         match written {
             Ok(verdicts) => {
-                entries.clear();
                 for ((job, commit), verdict) in jobs.iter().zip(&commits).zip(verdicts) {
                     if matches!(verdict, Verdict::Applied) {
                         self.show(&commit.entry);
                     }
                     resolve(job, verdict);
                 }
+                entries.drain(..).for_each(|entry| self.show(&entry));
                 Ok(())
             }
             Err(error) => {
-                tracing::error!(%error, "the log cannot be written: new calls are refused");
+                if !failed_before {
+                    tracing::error!(%error, "the log cannot be written: new calls are refused until it can");
+                }
                 for (job, decided) in jobs.iter().zip(&decided) {
                     job.call.set_verdict(Verdict::Refused(error.clone()));
                     job.call.gate.resolve(if decided.get() { Ticket::Failed } else { Ticket::None });

@@ -1,4 +1,4 @@
-//! Memory and tables of one call.
+//! Memory of one call.
 //!
 //! Invariant: what all memories of the call have together stays within its limit. Growing past it is a typed error and
 //! not a failed `memory.grow`, which a guest's allocator would turn into a trap without a cause.
@@ -10,19 +10,16 @@ use wasmtime::ResourceLimiter;
 pub(crate) enum LimitReached {
     #[error("the call's memory would grow to {bytes} bytes; it was granted {bytes_max}")]
     Memory { bytes: usize, bytes_max: usize },
-    #[error("a table would grow to {elements} elements; the limit is {elements_max}")]
-    Table { elements: usize, elements_max: usize },
 }
 
 pub(crate) struct Limiter {
     memory_bytes: usize,
     memory_bytes_max: usize,
-    table_elements_max: usize,
 }
 
 impl Limiter {
-    pub(crate) fn new(memory_bytes_max: usize, table_elements_max: usize) -> Self {
-        Self { memory_bytes: 0, memory_bytes_max, table_elements_max }
+    pub(crate) fn new(memory_bytes_max: usize) -> Self {
+        Self { memory_bytes: 0, memory_bytes_max }
     }
 }
 
@@ -40,14 +37,8 @@ impl ResourceLimiter for Limiter {
         Ok(true)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        if maximum.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
-        if desired > self.table_elements_max {
-            let elements_max = self.table_elements_max;
-            return Err(LimitReached::Table { elements: desired, elements_max }.into());
-        }
+    /// The pool's tables are no larger than the host's limit, and the guest is answered -1 there.
+    fn table_growing(&mut self, _current: usize, _desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         Ok(true)
     }
 }

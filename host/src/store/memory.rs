@@ -1,7 +1,6 @@
 //! A store in memory: for tests, for tools that keep nothing, and as the plainest statement of the contract.
 //!
-//! Invariant: `inner` changes only in `write`, whole commits at a time and under its lock; a reader sees a state between
-//! two batches.
+//! Invariant: `inner` changes only in `write`, a whole commit with its entry at a time and under its lock.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -84,8 +83,8 @@ impl Inner {
         let state = self.spaces.get(commit.space);
         commit.writes.iter().fold(state.map_or(0, |state| state.bytes), |bytes, write| {
             let old = self.bucket(commit.space, &write.key.bucket).and_then(|bucket| bucket.keys.get(&*write.key.key));
-            let old = old.map_or(0, |(_, value)| stored_bytes(&write.key.key, value));
-            let new = write.value.as_ref().map_or(0, |value| stored_bytes(&write.key.key, value));
+            let old = old.map_or(0, |(_, value)| write.key.bytes(Some(value)));
+            let new = write.value.as_ref().map_or(0, |value| write.key.bytes(Some(value)));
             (bytes + new).saturating_sub(old)
         })
     }
@@ -96,14 +95,25 @@ impl Inner {
         for write in commit.writes {
             self.sequence += 1;
             let version = Version(self.sequence);
-            let bucket = state.buckets.entry(Arc::clone(&write.key.bucket)).or_default();
-            let old = match &write.value {
-                Some(value) => bucket.keys.insert(Arc::clone(&write.key.key), (version, Arc::clone(value))),
-                None => bucket.keys.remove(&*write.key.key),
+            let Some(value) = &write.value else {
+                if let Some(bucket) = state.buckets.get_mut(&*write.key.bucket)
+                    && bucket.keys.remove(&*write.key.key).is_some()
+                {
+                    bucket.version = version;
+                    if bucket.keys.is_empty() {
+                        // As if it had never been: nothing to keep, and an empty listing is like any other.
+                        state.buckets.remove(&*write.key.bucket);
+                    }
+                }
+                continue;
             };
-            if old.is_some() != write.value.is_some() {
+            let bucket = state.buckets.entry(Arc::clone(&write.key.bucket)).or_default();
+            if bucket.keys.insert(Arc::clone(&write.key.key), (version, Arc::clone(value))).is_none() {
                 bucket.version = version;
             }
+        }
+        if state.buckets.is_empty() {
+            self.spaces.remove(commit.space);
         }
     }
 
@@ -114,10 +124,6 @@ impl Inner {
         }
         self.log.push_back(entry);
     }
-}
-
-fn stored_bytes(key: &str, value: &[u8]) -> u64 {
-    (key.len() + value.len()) as u64
 }
 
 impl Store for Memory {
@@ -150,9 +156,10 @@ impl Store for Memory {
     }
 
     fn write(&self, commits: &mut [Commit<'_>], entries: &[Entry]) -> Result<Vec<Verdict>, StoreError> {
-        let mut inner = self.lock();
         let mut verdicts = Vec::with_capacity(commits.len());
         for commit in commits {
+            // For each anew: readers of other calls wait for one commit at most.
+            let mut inner = self.lock();
             let bytes = inner.bytes_after(commit);
             verdicts.push(if let Some(what) = inner.changed(commit) {
                 Verdict::Conflict(what)
@@ -171,6 +178,7 @@ impl Store for Memory {
                 Verdict::Applied
             });
         }
+        let mut inner = self.lock();
         for entry in entries {
             inner.append(entry.clone());
         }

@@ -1,12 +1,11 @@
-//! The door: what a component's bytes must be before anything else touches them.
+//! Admission: what a component's bytes must be before anything else touches them.
 //!
 //! Invariant: bytes that leave this module are a valid component that uses only [`FEATURES`], stays inside the bounds
 //! named here, exports the tool interface, and holds no bulk memory operation that can run for longer than one chunk
 //! (`bulk.rs`) without passing an epoch check. No input makes it panic, overflow the stack or take more than time and
 //! memory proportional to its length.
 //!
-//! The contents of the components are not trusted later either: compiling them can still take long or be too big, and
-//! runs in a child process for that reason.
+//! Compiling what was admitted can still take long: see `docs/interrupts.md`, "What it cannot stop".
 
 mod bulk;
 mod chunks;
@@ -33,8 +32,6 @@ pub(crate) const FEATURES: WasmFeatures = WasmFeatures::WASM2
 
 /// The interface that makes a component a tool.
 pub(crate) const TOOL_INTERFACE: &str = "estop:tool/tool@0.1.0";
-/// Python with its libraries is about 40 MB.
-pub(crate) const COMPONENT_BYTES_MAX: usize = 64 << 20;
 
 const COMPONENT_NESTING_LEVELS_MAX: usize = 8;
 const COMPONENTS_MAX: usize = 256;
@@ -64,6 +61,7 @@ pub(crate) struct Admitted {
     /// What it imports, in its order: `wasi:io/poll@0.2.6`.
     pub(crate) imports: Vec<String>,
     /// How many bulk memory operations were replaced. With 0, `component` is what was given, byte for byte.
+    #[cfg(test)]
     pub(crate) rewritten_operations: usize,
 }
 
@@ -73,33 +71,75 @@ pub enum AdmissionError {
     /// A file that was never written, most often.
     #[error("the component is empty (0 bytes): build it again")]
     Empty,
-    #[error("the component has {bytes} bytes, at most {max} are admitted: strip its debug information")]
-    TooLarge { bytes: usize, max: usize },
+    /// Something else.
     #[error("this is not WebAssembly, it begins with \"{start}\": give a component (`.wasm`)")]
-    NotWebAssembly { start: String },
+    NotWebAssembly {
+        /// The first bytes, escaped.
+        start: String,
+    },
+    /// WebAssembly's text format.
     #[error("this is text, not a WebAssembly binary: parse it first (`wasm-tools parse`)")]
     Text,
+    /// A module without the component around it.
     #[error("this is a core module, not a component: build for wasm32-wasip2, or wrap it (`wasm-tools component new`)")]
     CoreModule,
+    /// It ends too early.
     #[error("the component is cut off after {bytes} bytes: copy or build it again")]
-    Truncated { bytes: usize },
+    Truncated {
+        /// How many there are.
+        bytes: usize,
+    },
+    /// It breaks the format.
     #[error("the component is not valid at offset {offset:#x}: {message}")]
-    Invalid { message: String, offset: usize },
+    Invalid {
+        /// What is wrong.
+        message: String,
+        /// Where (bytes).
+        offset: usize,
+    },
+    /// It shares memory between threads.
     #[error(
         "this component needs threads (shared memory, offset {offset:#x}): estop refuses them because \
          `memory.atomic.wait` blocks the thread; build it without threads"
     )]
-    Threads { offset: usize },
+    Threads {
+        /// Where (bytes).
+        offset: usize,
+    },
+    /// It uses something that the engine has switched off.
     #[error("this component needs `{feature}`, which estop has switched off (offset {offset:#x}): {message}")]
-    Feature { feature: String, message: String, offset: usize },
+    Feature {
+        /// What it is called.
+        feature: String,
+        /// What is wrong.
+        message: String,
+        /// Where (bytes).
+        offset: usize,
+    },
+    /// It is over a bound.
     #[error("the component has {found} {what}, at most {max} are admitted: split it")]
-    TooMany { what: &'static str, found: usize, max: usize },
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many may be.
+        max: usize,
+    },
+    /// It was built for another version of the contract.
     #[error(
         "the component exports {found}, this estop runs {TOOL_INTERFACE}: build it with an estop-tool of that version"
     )]
-    OtherVersion { found: String },
+    OtherVersion {
+        /// What it exports.
+        found: String,
+    },
+    /// It is a component of another kind.
     #[error("the component does not export {TOOL_INTERFACE}: it exports {found}")]
-    NotATool { found: String },
+    NotATool {
+        /// What it exports.
+        found: String,
+    },
     /// A defect of estop, not of the component.
     #[error("internal error while rewriting bulk memory operations: {0}; please report it with the component")]
     Rewriting(String),
@@ -107,22 +147,32 @@ pub enum AdmissionError {
 
 /// Checks `bytes`, which may come from anywhere, and makes them interruptible.
 ///
-/// Blocks for as long as it takes (`COMPONENT_BYTES_MAX`: a few seconds): not for a thread that anything waits for.
+/// Blocks for as long as it takes (a second for 50 MB): not for a thread that anything waits for.
 pub(crate) fn admit(bytes: &[u8]) -> Result<Admitted, AdmissionError> {
     recognise(bytes)?;
     let (imports, exports) = validate(bytes)?;
     check_exports(&exports)?;
-    let Some(bulk::Rewritten { component, operations }) =
+    let Some(bulk::Rewritten { component, operations: _operations }) =
         bulk::rewrite(bytes).map_err(|error| AdmissionError::Rewriting(error.to_string()))?
     else {
-        return Ok(Admitted { component: bytes.to_vec(), imports, rewritten_operations: 0 });
+        return Ok(Admitted {
+            component: bytes.to_vec(),
+            imports,
+            #[cfg(test)]
+            rewritten_operations: 0,
+        });
     };
     // Nothing here is cheaper than the compilation that follows, and a slip would be a guest that cannot be stopped.
     Validator::new_with_features(FEATURES)
         .validate_all(&component)
         .map_err(|error| AdmissionError::Rewriting(bounded(&error.to_string())))?;
     match bulk::rewrite(&component) {
-        Ok(None) => Ok(Admitted { component, imports, rewritten_operations: operations }),
+        Ok(None) => Ok(Admitted {
+            component,
+            imports,
+            #[cfg(test)]
+            rewritten_operations: _operations,
+        }),
         Ok(Some(_)) => Err(AdmissionError::Rewriting("an operation was left over".into())),
         Err(error) => Err(AdmissionError::Rewriting(error.to_string())),
     }
@@ -133,9 +183,6 @@ fn recognise(bytes: &[u8]) -> Result<(), AdmissionError> {
     const MAGIC: &[u8] = b"\0asm";
     if bytes.is_empty() {
         return Err(AdmissionError::Empty);
-    }
-    if bytes.len() > COMPONENT_BYTES_MAX {
-        return Err(AdmissionError::TooLarge { bytes: bytes.len(), max: COMPONENT_BYTES_MAX });
     }
     if Parser::is_core_wasm(bytes) {
         return Err(AdmissionError::CoreModule);

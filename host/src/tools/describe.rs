@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::schema::InputSchema;
-use super::{Code, LoadError};
+use super::{Code, LoadError, settled};
 use crate::call::{CallBuilder, End, Operation};
 use crate::host::Core;
 use crate::hostcalls::bindings::exports::estop::tool::tool as wit;
@@ -54,6 +54,9 @@ pub struct ToolInfo {
     pub hints: Hints,
     #[serde(skip)]
     pub(crate) schema: Arc<InputSchema>,
+    /// The length of the input schema's text.
+    #[serde(skip)]
+    pub(crate) schema_bytes: usize,
 }
 
 /// Asks a component for its tools.
@@ -72,7 +75,9 @@ pub(crate) async fn describe(core: &Arc<Core>, code: &Arc<Code>, name: &Arc<str>
         }
     }
     let specs = specs.await.map_err(|_| LoadError::Describe("no answer arrived".into()))?;
-    check(specs, core.limits.tools_max).map_err(LoadError::Tools)
+    let tools_max = core.limits.tools_max;
+    // Compiling schemas takes long enough to keep a runtime's thread from its timers.
+    settled(tokio::task::spawn_blocking(move || check(specs, tools_max).map_err(LoadError::Tools))).await
 }
 
 fn check(specs: Vec<wit::Spec>, tools_max: usize) -> Result<Vec<ToolInfo>, String> {
@@ -123,6 +128,7 @@ fn tool(spec: wit::Spec) -> Result<ToolInfo, String> {
             open_world: has(wit::Hints::OPEN_WORLD),
         },
         schema: Arc::new(schema),
+        schema_bytes: spec.input_schema.len(),
     })
 }
 
