@@ -30,6 +30,8 @@ const FUEL_PER_PAGE: u8 = u8::MAX;
 const ASYNC_STACK_BYTES: usize = 1 << 20;
 /// Of that, what WebAssembly may use (bytes).
 const WASM_STACK_BYTES: usize = 512 << 10;
+/// Releases that are cleared together.
+const DECOMMIT_BATCH: usize = 16;
 /// Tables in the pool for each place in it; a component with more takes more than one place.
 pub(crate) const TABLES_PER_SANDBOX: u32 = 4;
 /// Memories, tables and core instances that one component may have.
@@ -37,22 +39,25 @@ const MEMORIES_PER_COMPONENT_MAX: u32 = 8;
 const TABLES_PER_COMPONENT_MAX: u32 = 16;
 const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 32;
 
-pub(crate) fn new(limits: &HostLimits) -> wasmtime::Result<Engine> {
-    let sandboxes = limits.sandboxes_max;
+pub(crate) fn new(limits: &HostLimits, workers: usize) -> wasmtime::Result<Engine> {
+    // What a worker has just released is in nobody's hands until its batch is cleared, so the pool is larger than what
+    // the host lets in: a call that was given room always finds some.
+    let releasing = DECOMMIT_BATCH.saturating_mul(workers + 1);
+    let places = limits.sandboxes_max.saturating_add(u32::try_from(releasing).unwrap_or(u32::MAX));
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(sandboxes)
-        .total_stacks(sandboxes)
-        .total_memories(sandboxes)
-        .total_tables(sandboxes.saturating_mul(TABLES_PER_SANDBOX))
-        .total_core_instances(sandboxes.saturating_mul(CORE_INSTANCES_PER_COMPONENT_MAX))
-        .max_memories_per_component(MEMORIES_PER_COMPONENT_MAX.min(sandboxes))
+    pool.total_component_instances(places)
+        .total_stacks(places)
+        .total_memories(places)
+        .total_tables(places.saturating_mul(TABLES_PER_SANDBOX))
+        .total_core_instances(places.saturating_mul(CORE_INSTANCES_PER_COMPONENT_MAX))
+        .max_memories_per_component(MEMORIES_PER_COMPONENT_MAX.min(limits.sandboxes_max))
         .max_tables_per_component(TABLES_PER_COMPONENT_MAX)
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT_MAX)
         .max_memory_size(limits.memory_bytes_max)
         .table_elements(limits.table_elements_max)
         .linear_memory_keep_resident(256 << 10)
         .table_keep_resident(64 << 10)
-        .decommit_batch_size(16)
+        .decommit_batch_size(DECOMMIT_BATCH)
         .pagemap_scan(Enabled::Auto);
 
     let mut config = Config::new();

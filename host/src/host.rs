@@ -172,7 +172,11 @@ impl HostBuilder {
     pub fn build(mut self) -> Result<Host, BuildError> {
         // Beyond the host's own limit `memory.grow` would answer -1, and nobody would be told why the call ended.
         self.call_limits.memory_bytes_max = self.call_limits.memory_bytes_max.min(self.limits.memory_bytes_max);
-        let engine = engine::new(&self.limits).map_err(BuildError::Engine)?;
+        let workers = match self.limits.workers {
+            0 => thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        };
+        let engine = engine::new(&self.limits, workers).map_err(BuildError::Engine)?;
         let mut linker = Linker::new(&engine);
         hostcalls::add_to_linker(&mut linker).map_err(BuildError::Engine)?;
         for interface in self.interfaces {
@@ -191,10 +195,6 @@ impl HostBuilder {
             observers: Observers::start(self.observers)?,
             host: id,
             space_bytes_max: self.call_limits.state.space_bytes_max,
-        };
-        let workers = match self.limits.workers {
-            0 => thread::available_parallelism().map_or(1, usize::from),
-            count => count,
         };
         let core = Arc::new(Core {
             preempter: Preempter::start(engine.weak(), Arc::clone(&inventory), calls_max)?,

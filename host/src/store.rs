@@ -34,8 +34,8 @@ pub struct Key {
 const KEY_OVERHEAD_BYTES: usize = 64;
 
 impl Key {
-    /// What the key counts against quotas, with this value or removed (bytes).
-    pub fn bytes(&self, value: Option<&[u8]>) -> u64 {
+    /// What the key counts against limits, with this value or removed (bytes).
+    pub fn charge(&self, value: Option<&[u8]>) -> u64 {
         (KEY_OVERHEAD_BYTES + self.bucket.len() + self.key.len() + value.map_or(0, <[u8]>::len)) as u64
     }
 }
@@ -135,7 +135,8 @@ pub struct Commit<'a> {
     pub reads: &'a [Read],
     /// What to do.
     pub writes: &'a [Write],
-    /// What the agent may keep with this component (bytes of keys and values).
+    /// What the agent may keep with this component, by [`Key::charge`]. A commit that does not make it more is never
+    /// refused for it.
     pub space_bytes_max: u64,
     /// Written if and only if the commit is applied.
     pub entry: Entry,

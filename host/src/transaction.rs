@@ -31,11 +31,12 @@ pub struct StateLimits {
     pub value_bytes_max: usize,
     /// Keys read, listed or written in one transaction.
     pub keys_max: usize,
-    /// Keys and values read in one transaction (bytes).
+    /// Keys and values read in one transaction (bytes, charged as for `space_bytes_max`).
     pub read_bytes_max: u64,
-    /// Keys and values written in one transaction (bytes).
+    /// Keys and values written in one transaction (bytes, charged as for `space_bytes_max`).
     pub write_bytes_max: u64,
-    /// Keys and values that one agent may keep with one component (bytes), checked at the commit.
+    /// What one agent may keep with one component (bytes of buckets, keys and values, and 64 for each key), checked at the
+    /// commit.
     pub space_bytes_max: u64,
 }
 
@@ -117,6 +118,8 @@ pub(crate) struct Transaction {
     listed: usize,
     writes: BTreeMap<Key, Option<Arc<[u8]>>>,
     size: Size,
+    /// What the writes count against the limit.
+    charged_bytes: u64,
     lost: Option<Lost>,
     /// Of transactions of this call that did not become durable.
     discarded: Size,
@@ -133,6 +136,7 @@ impl Transaction {
             listed: 0,
             writes: BTreeMap::new(),
             size: Size::default(),
+            charged_bytes: 0,
             lost: None,
             discarded: Size::default(),
         }
@@ -168,7 +172,7 @@ impl Transaction {
         }
         self.room()?;
         let (version, value) = store.get(&self.space, &key).await?;
-        let read_bytes = self.read_bytes + key.bytes(value.as_deref());
+        let read_bytes = self.read_bytes + key.charge(value.as_deref());
         if read_bytes > self.limits.read_bytes_max {
             return Err(StateError::TooManyBytesRead(self.limits.read_bytes_max));
         }
@@ -181,17 +185,24 @@ impl Transaction {
         let key = self.key(bucket, key)?;
         let value_bytes = value.as_ref().map_or(0, Vec::len);
         self.short("the value", value_bytes, self.limits.value_bytes_max)?;
-        let old = self.writes.get(&key).map(|old| written(&key, old.as_deref()));
+        let old = self.writes.get(&key);
         if old.is_none() {
             self.room()?;
         }
-        let old = old.unwrap_or_default();
-        let new = written(&key, value.as_deref());
-        let bytes = self.size.bytes - old.bytes + new.bytes;
-        if bytes > self.limits.write_bytes_max {
+        let (old_size, old_charge) = match old {
+            Some(old) => (written(&key, old.as_deref()), key.charge(old.as_deref())),
+            None => (Size::default(), 0),
+        };
+        let new_size = written(&key, value.as_deref());
+        let charged_bytes = self.charged_bytes - old_charge + key.charge(value.as_deref());
+        if charged_bytes > self.limits.write_bytes_max {
             return Err(StateError::TooManyBytes(self.limits.write_bytes_max));
         }
-        self.size = Size { writes: self.size.writes - old.writes + new.writes, bytes };
+        self.charged_bytes = charged_bytes;
+        self.size = Size {
+            writes: self.size.writes - old_size.writes + new_size.writes,
+            bytes: self.size.bytes - old_size.bytes + new_size.bytes,
+        };
         self.writes.insert(key, value.map(Into::into));
         Ok(())
     }
@@ -279,7 +290,7 @@ impl Transaction {
         let keys = self.reads.drain().map(|(key, (version, _))| Read::Key(key, version));
         let listings = self.listings.drain().map(|(bucket, listing)| Read::Listing(bucket, listing.version));
         let reads = keys.chain(listings).collect();
-        (self.read_bytes, self.listed) = (0, 0);
+        (self.read_bytes, self.listed, self.charged_bytes) = (0, 0, 0);
         let writes = std::mem::take(&mut self.writes).into_iter().map(|(key, value)| Write { key, value }).collect();
         (reads, writes, std::mem::take(&mut self.size))
     }
@@ -306,7 +317,7 @@ impl Transaction {
 }
 
 fn written(key: &Key, value: Option<&[u8]>) -> Size {
-    Size { writes: 1, bytes: key.bytes(value) }
+    Size { writes: 1, bytes: (key.key.len() + value.map_or(0, <[u8]>::len)) as u64 }
 }
 
 async fn submit(

@@ -580,6 +580,15 @@ fn mistakes_on_the_command_line_are_told() {
 fn control_characters_of_a_guest_do_not_reach_the_terminal() {
     let bad = |text: &str| text.contains(|c: char| c.is_control() && c != '\n');
     let evil = "\u{1b}]0;owned\u{7}\u{9b}31m\r\u{8}";
+    // In its output, which stays the same for whoever reads it as JSON.
+    let hidden = format!("{evil}\u{202e}\u{200b}\u{7f}ä🛑");
+    let input = json!({ "text": hidden }).to_string();
+    for options in [vec!["-i", &input], vec!["--json", "-i", &input]] {
+        let ended = run_tool("echo", &options).has(0, &[]);
+        assert!(!bad(&ended.stdout) && !ended.stdout.contains(['\u{202e}', '\u{200b}']), "{ended:?}");
+        let output = ended.json();
+        assert_eq!(output.get("output").unwrap_or(&output)["text"], hidden);
+    }
     // In its description of itself.
     let folder = TempDir::new().unwrap();
     let schema = json!({"description": evil, "title": evil}).to_string();
@@ -609,6 +618,9 @@ fn control_characters_of_a_guest_do_not_reach_the_terminal() {
     let ended = run(&["inspect", &path]).has(0, &[]);
     assert!(ended.stdout.contains("says") && ended.stdout.contains("and more"), "{ended:?}");
     assert!(!bad(&ended.stdout) && !bad(&ended.stderr), "{ended:?}");
+    let ended = run(&["inspect", &path, "--json"]).has(0, &[]);
+    assert!(!bad(&ended.stdout), "{ended:?}");
+    assert!(ended.json()["tools"][0]["description"].as_str().unwrap().starts_with(&format!("says {evil}")));
     // In its progress.
     let mut running = Running::start(estop(&["run", &path, "--deadline", "1h"]));
     running.says("progress 1");
@@ -632,7 +644,21 @@ fn control_characters_of_a_guest_do_not_reach_the_terminal() {
     assert!(!ended.stderr.lines().any(|line| line.starts_with("estop: completed")), "{ended:?}");
 }
 
-/// Row 17's neighbour: a reader that goes away is no failure of the command, and no reason to panic.
+/// Promise 18: what a tool logs is for whoever wants it, and is no way to flood or to forge.
+#[test]
+fn what_a_tool_logs_is_shown_to_whoever_asks_and_bounded() {
+    let component = guest("misc");
+    let args = ["run", &component, "log", "-i", r#"{"steps":5000}"#];
+    assert_eq!(run(&args).has(0, &[]).stderr, "");
+    let mut command = estop(&args);
+    command.env("ESTOP_LOG", "estop::tool=info");
+    let ended = Running::start(command).ended().has(0, &["estop::tool", "step 0", "critical"]);
+    assert_eq!(ended.stdout, "null\n");
+    let lines = ended.stderr.lines().count();
+    assert!((500..=1000).contains(&lines), "{lines} lines");
+}
+
+/// Promise 17: a reader that goes away is no failure of the command, and no reason to panic.
 #[test]
 fn a_closed_output_is_no_panic() {
     let component = guest("misc");

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use estop::log::Entry;
 use estop::store::memory::Memory;
 use estop::store::{Commit, Key, Listing, Space, Store, StoreError, Verdict, Version};
-use estop::{CallLimits, Cause, Component, End, Host, Interrupt, Outcome, Size, StateLimits};
+use estop::{CallLimits, Cause, Component, End, Host, Outcome, Size, StateLimits};
 use estop_tests::{call, completed, end_entry, load, log, small, within};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};

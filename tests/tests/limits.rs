@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use estop::store::Key;
 use estop::{
     CallCtx, CallLimits, Cause, Component, End, FUEL_INTERVAL, Host, HostBuilder, HostLimits, Interrupt, LoadError,
     Outcome, Scope, Source, StateLimits, wasmtime,
@@ -431,7 +432,8 @@ async fn fuel_is_the_same_for_the_same_input() {
         let call = |run: usize| host.agent(format!("agent-{run}")).call(&component, tool, input.clone()).start();
         let calls: Vec<_> = (0..20).map(call).collect();
         let outcomes = within(join_all(calls.iter().map(estop::Call::outcome))).await;
-        let fuel: Vec<u64> = outcomes.iter().inspect(|outcome| drop(completed(outcome))).map(|o| o.fuel).collect();
+        let fuel: Vec<u64> =
+            outcomes.iter().inspect(|outcome| assert!(outcome.output().is_some())).map(|o| o.fuel).collect();
         assert!(fuel[0] > 0 && fuel.iter().all(|other| *other == fuel[0]), "{guest} {tool}: {fuel:?}");
         let outputs: HashSet<String> = outcomes.iter().map(|outcome| completed(outcome).to_string()).collect();
         assert_eq!(outputs.len(), 1, "{outputs:?}");
@@ -722,30 +724,60 @@ async fn state_keys_max() {
     refused("list", json!({})).await;
 }
 
+/// What `many-0` and its like count, with a text of so many bytes.
+fn many_bytes(text_bytes: usize) -> u64 {
+    key_bytes("many-0", text_bytes + r#""""#.len())
+}
+
+fn key_bytes(key: &str, value_bytes: usize) -> u64 {
+    Key { bucket: "test".into(), key: key.into() }.charge(Some(&vec![0; value_bytes]))
+}
+
 /// Promise 18, row 40: keys and values together, as they would be written.
 #[tokio::test]
 async fn state_write_bytes_max() {
-    let (host, kv) = keeping(StateLimits { write_bytes_max: 1000, ..StateLimits::default() }).await;
-    // Five times `many-0` and 194 bytes.
-    completed(&call(&host, &kv, "write_many", json!({"count": 5, "bytes": 192})).await);
-    let outcome = call(&host, &kv, "write_many", json!({"count": 5, "bytes": 193})).await;
+    let write_bytes_max = 5 * many_bytes(100);
+    let (host, kv) = keeping(StateLimits { write_bytes_max, ..StateLimits::default() }).await;
+    completed(&call(&host, &kv, "write_many", json!({"count": 5, "bytes": 100})).await);
+    let outcome = call(&host, &kv, "write_many", json!({"count": 5, "bytes": 101})).await;
     assert!(matches!(outcome.end, End::Failed(_)), "{:?}", outcome.end);
-    contains(outcome.end.error().unwrap(), &["more than 1000 bytes"]);
+    contains(outcome.end.error().unwrap(), &[&format!("more than {write_bytes_max} bytes")]);
     assert_eq!((outcome.commits.points, outcome.discarded.writes), (0, 4));
+}
+
+/// Promise 18, row 40: keys and values together, as they were read.
+#[tokio::test]
+async fn state_read_bytes_max() {
+    let read_bytes_max = 5 * many_bytes(100) - 1;
+    let (host, kv) = keeping(StateLimits { read_bytes_max, ..StateLimits::default() }).await;
+    let read = async |count: u64| call(&host, &kv, "remove_many", json!({"count": count, "bytes": 100})).await;
+    completed(&call(&host, &kv, "write_many", json!({"count": 5, "bytes": 100})).await);
+    let outcome = read(5).await;
+    assert!(matches!(outcome.end, End::Failed(_)), "{:?}", outcome.end);
+    contains(outcome.end.error().unwrap(), &[&format!("reads more than {read_bytes_max} bytes")]);
+    assert_eq!(outcome.commits.points, 0);
+    assert_eq!(completed(&read(4).await)["value"], 4);
 }
 
 /// Promise 18, row 40: what an agent keeps with a component, over all its calls. Others have their own.
 #[tokio::test]
 async fn state_space_bytes_max() {
-    let (host, kv) = keeping(StateLimits { space_bytes_max: 1000, ..StateLimits::default() }).await;
-    completed(&call(&host, &kv, "write_many", json!({"count": 4, "bytes": 192})).await);
-    let set = |agent: &str| host.agent(agent).call(&kv, "set", json!({"key": "k".repeat(300), "value": 1})).start();
-    let outcome = within(set("default").outcome()).await;
-    failed(&outcome, "quota", &["agent `default`", "limit is 1000"]);
+    let space_bytes_max = 4 * many_bytes(100) + key_bytes("a", 1);
+    let (host, kv) = keeping(StateLimits { space_bytes_max, ..StateLimits::default() }).await;
+    let set = async |agent: &str, key: &str| {
+        let call = host.agent(agent).call(&kv, "set", json!({"key": key, "value": 1})).start();
+        within(call.outcome()).await
+    };
+    completed(&call(&host, &kv, "write_many", json!({"count": 4, "bytes": 100})).await);
+    completed(&set("default", "a").await);
+    // To write it again takes no more.
+    completed(&set("default", "a").await);
+    let outcome = set("default", "b").await;
+    failed(&outcome, "quota", &["agent `default`", &format!("limit is {space_bytes_max}")]);
     assert_eq!((outcome.commits.points, outcome.discarded.writes), (0, 1));
-    completed(&within(set("other").outcome()).await);
-    completed(&call(&host, &kv, "remove_many", json!({"count": 4, "bytes": 192})).await);
-    completed(&within(set("default").outcome()).await);
+    completed(&set("other", "b").await);
+    completed(&call(&host, &kv, "remove_many", json!({"count": 4, "bytes": 100})).await);
+    completed(&set("default", "b").await);
 }
 
 // What is not granted is empty

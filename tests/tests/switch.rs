@@ -311,7 +311,7 @@ async fn asking_again_is_harmless_delivered_and_entered() {
     assert_eq!((&entry["reason"], &entry["interrupt"]), (&json!("first"), &interrupts(&log)[0]["interrupt"]));
 }
 
-/// Whoever enters blocks the guest worker, not as a future, until it is let go. `quick` agents pass.
+/// A host function that blocks the thread of its worker, not as a future, until it is let go.
 fn blocking(entered: &Counter) -> (mpsc::Sender<()>, impl Fn(&mut CallCtx) -> Waiting + Send + Sync + 'static) {
     let (let_go, blocked) = mpsc::channel::<()>();
     let (blocked, entered) = (Mutex::new(blocked), entered.clone());

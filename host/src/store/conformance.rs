@@ -30,6 +30,7 @@ pub async fn check(fresh: impl Fn() -> Arc<dyn Store>) {
     decide_is_asked_once_and_only_of_what_passed(&Suite::new(fresh())).await;
     commits_of_one_batch_see_each_other(&Suite::new(fresh())).await;
     a_quota_holds_and_can_be_got_out_of(&Suite::new(fresh())).await;
+    removing_what_is_not_there_is_harmless(&Suite::new(fresh())).await;
     spaces_are_apart(&Suite::new(fresh())).await;
     long_listings_are_refused(&Suite::new(fresh())).await;
     entries_are_written_with_their_commits_and_in_order(&Suite::new(fresh())).await;
@@ -219,14 +220,33 @@ async fn a_quota_holds_and_can_be_got_out_of(suite: &Suite) {
     let big = "x".repeat(60);
     let quota =
         |verdict: &Verdict| assert!(matches!(verdict, Verdict::Refused(StoreError::Quota { .. })), "{verdict:?}");
-    applied(&suite.commit_with(&[], &[set("a", &big)], 100, &|| true));
-    quota(&suite.commit_with(&[], &[set("b", &big)], 100, &|| true));
+    let one = key("a").charge(Some(big.as_bytes()));
+    let limit = 2 * one - 1;
+    applied(&suite.commit_with(&[], &[set("a", &big)], limit, &|| true));
+    quota(&suite.commit_with(&[], &[set("b", &big)], limit, &|| true));
     assert_eq!(suite.get("b").await.1, None);
-    applied(&suite.commit_with(&[], &[set("a", "small"), set("b", &big)], 100, &|| true));
-    // Whoever is over the limit, because it was lowered, can still read and remove.
+    applied(&suite.commit_with(&[], &[set("a", "small"), set("b", &big)], limit, &|| true));
+    // Whoever is over the limit, because it was lowered, can still read, change and remove, and cannot grow.
     applied(&suite.commit_with(&[Read::Key(key("z"), Version::ABSENT)], &[], 1, &|| true));
-    applied(&suite.commit_with(&[], &[Write { key: key("b"), value: None }], 10, &|| true));
-    applied(&suite.commit_with(&[], &[Write { key: key("a"), value: None }], 0, &|| true));
+    applied(&suite.commit_with(&[], &[set("b", "small")], 1, &|| true));
+    quota(&suite.commit_with(&[], &[set("b", "smaller")], 1, &|| true));
+    applied(&suite.commit_with(&[], &[Write { key: key("b"), value: None }], 1, &|| true));
+    applied(&suite.commit_with(&[], &[Write { key: key("a"), value: None }], 1, &|| true));
+}
+
+/// Nothing is kept of a key that was never there, and an emptied bucket is like one that never was.
+async fn removing_what_is_not_there_is_harmless(suite: &Suite) {
+    suite.remove("k");
+    assert_eq!(suite.get("k").await, (Version::ABSENT, None));
+    suite.set("k", "v");
+    let read = [Read::Listing("bucket".into(), suite.list().await.version)];
+    suite.remove("k");
+    conflict(&suite.commit(&read, &[]), "bucket");
+    let empty = suite.list().await;
+    assert_eq!(empty.keys.len(), 0);
+    let read = [Read::Listing("bucket".into(), empty.version)];
+    suite.remove("other");
+    applied(&suite.commit(&read, &[]));
 }
 
 async fn spaces_are_apart(suite: &Suite) {

@@ -79,12 +79,15 @@ impl Inner {
         })
     }
 
+    fn bytes(&self, space: &Space) -> u64 {
+        self.spaces.get(space).map_or(0, |state| state.bytes)
+    }
+
     fn bytes_after(&self, commit: &Commit<'_>) -> u64 {
-        let state = self.spaces.get(commit.space);
-        commit.writes.iter().fold(state.map_or(0, |state| state.bytes), |bytes, write| {
+        commit.writes.iter().fold(self.bytes(commit.space), |bytes, write| {
             let old = self.bucket(commit.space, &write.key.bucket).and_then(|bucket| bucket.keys.get(&*write.key.key));
-            let old = old.map_or(0, |(_, value)| write.key.bytes(Some(value)));
-            let new = write.value.as_ref().map_or(0, |value| write.key.bytes(Some(value)));
+            let old = old.map_or(0, |(_, value)| write.key.charge(Some(value)));
+            let new = write.value.as_ref().map_or(0, |value| write.key.charge(Some(value)));
             (bytes + new).saturating_sub(old)
         })
     }
@@ -163,7 +166,7 @@ impl Store for Memory {
             let bytes = inner.bytes_after(commit);
             verdicts.push(if let Some(what) = inner.changed(commit) {
                 Verdict::Conflict(what)
-            } else if bytes > commit.space_bytes_max && !commit.writes.is_empty() {
+            } else if bytes > commit.space_bytes_max && bytes > inner.bytes(commit.space) {
                 Verdict::Refused(StoreError::Quota {
                     agent: Arc::clone(&commit.space.agent),
                     component: Arc::clone(&commit.space.component),
