@@ -1,7 +1,7 @@
 //! The `estop` command: one file for each subcommand.
 //!
 //! Invariant: standard output carries what was asked for and nothing else; everything said to people goes to standard
-//! error. Every way out has an exit code of [`exit_code`].
+//! error. Every way out has an exit code of `ExitCode`.
 
 pub mod build;
 mod drill;

@@ -119,10 +119,8 @@ impl Inventory {
             // Exchanged, not stored: a look that somebody asks for meanwhile must not be forgotten.
             let taken = at_ns <= now_ns
                 && due_ns.compare_exchange(at_ns, NEVER_NS, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-            if taken {
-                if let Some(call) = &*slot.load() {
-                    visit(call);
-                }
+            if taken && let Some(call) = &*slot.load() {
+                visit(call);
             }
         }
     }

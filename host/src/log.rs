@@ -1,6 +1,6 @@
 //! The audit log: what is recorded, and the way there.
 //!
-//! Workers, interrupters and clients only push; one thread, the committer, writes ([`writer`]). Pushing never waits.
+//! Workers, interrupters and clients only push; one thread, the committer, writes (`log/writer.rs`). Pushing never waits.
 //!
 //! Invariants:
 //! - The queue has room for the end of every registered call and for the interrupts that stop them: calls are refused

@@ -56,6 +56,9 @@ impl Version {
     pub const ABSENT: Version = Version(0);
 }
 
+/// A key's value, if it has one, and when that was last changed.
+pub type Versioned = (Version, Option<Arc<[u8]>>);
+
 /// The keys of one bucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
@@ -150,11 +153,7 @@ pub struct Commit<'a> {
 /// Reads may come from many threads at once; `write` is called from one thread at a time.
 pub trait Store: Send + Sync + 'static {
     /// The newest committed value of a key and its version.
-    fn get<'a>(
-        &'a self,
-        space: &'a Space,
-        key: &'a Key,
-    ) -> BoxFuture<'a, Result<(Version, Option<Arc<[u8]>>), StoreError>>;
+    fn get<'a>(&'a self, space: &'a Space, key: &'a Key) -> BoxFuture<'a, Result<Versioned, StoreError>>;
 
     /// The keys of a bucket, or an error if there are more than `keys_max`.
     fn list<'a>(

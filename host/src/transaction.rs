@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::call::CallState;
 use crate::gate::Ticket;
 use crate::host::Core;
-use crate::store::{Key, Listing, Read, Space, Store, StoreError, Verdict, Version, Write};
+use crate::store::{Key, Listing, Read, Space, Store, StoreError, Verdict, Versioned, Write};
 
 /// Bounds on what one call may keep.
 #[derive(Clone, Debug)]
@@ -111,7 +111,7 @@ pub(crate) enum Committed {
 pub(crate) struct Transaction {
     space: Space,
     limits: Arc<StateLimits>,
-    reads: HashMap<Key, (Version, Option<Arc<[u8]>>)>,
+    reads: HashMap<Key, Versioned>,
     read_bytes: u64,
     listings: HashMap<Arc<str>, Listing>,
     /// Keys in the listings, and the listings themselves.

@@ -311,20 +311,23 @@ fn invalid_input_names_the_place() {
 /// Shows 1, promise 19: a filter that never ends is stopped at its deadline, and what it cost is told.
 #[test]
 fn a_deadline_stops_a_filter_that_never_ends() {
-    let outcome = |deadline: &str| {
-        let args = ["--json", "--deadline", deadline, "-i", r#"{"filter":"last(repeat(1))"}"#];
-        run_tool("jq", &args).has(14, &["stopped by host (deadline", "discarded"]).json()
-    };
-    let (short, long) = (outcome("200ms"), outcome("1500ms"));
-    for (outcome, deadline_us) in [(&short, 200_000.0), (&long, 1_500_000.0)] {
+    let stopped = |guest: &str, args: &[&str], deadline_ms: u32| {
+        let deadline = format!("{deadline_ms}ms");
+        let args = [args, &["--json", "--deadline", &deadline]].concat();
+        let outcome = run_tool(guest, &args).has(14, &["stopped by host (deadline", "discarded"]).json();
         assert_eq!((&outcome["status"], &outcome["cause"]), (&json!("stopped"), &json!("deadline")));
         assert_eq!(outcome["actor"], "host");
         let elapsed_us = outcome["elapsed_us"].as_f64().unwrap();
+        let deadline_us = f64::from(deadline_ms) * 1e3;
         assert!((deadline_us..deadline_us + 20e6).contains(&elapsed_us), "{outcome}");
         assert!(outcome["halted_us"].as_f64().unwrap() <= outcome["released_us"].as_f64().unwrap(), "{outcome}");
-    }
-    let (short, long) = (short["fuel"].as_u64().unwrap(), long["fuel"].as_u64().unwrap());
+        outcome["fuel"].as_u64().unwrap()
+    };
+    assert!(stopped("jq", &["-i", r#"{"filter":"last(repeat(1))"}"#], 300) > 0);
+    let (short, long) = (stopped("runaway", &["spin"], 100), stopped("runaway", &["spin"], 1500));
     assert!(0 < short && short < long, "{short} {long}");
+    // Nothing is too short to be told as what it is.
+    stopped("runaway", &["spin"], 0);
 }
 
 /// Shows 1, promise 19.
@@ -458,12 +461,12 @@ fn ctrl_c_stops_a_component_that_is_describing_itself() {
 #[test]
 fn an_early_ctrl_c_sticks() {
     let component = guest("runaway");
-    for step in 0..24 {
+    for step in 0..16 {
         let mut running = Running::start(estop(&["run", &component, "spin", "--deadline", "1h"]));
         running.until("handles signals", handles_signals);
         // Lands at another point of the start each time: building the host, loading, describing, calling.
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_millis(step * step) {
+        while begun.elapsed() < Duration::from_millis(2 * step * step) {
             std::hint::spin_loop();
         }
         running.signal(Signal::INT);
@@ -628,16 +631,12 @@ fn control_characters_of_a_guest_do_not_reach_the_terminal() {
     let ended = running.ended().has(10, &["Hgone     progress 9/9 forged"]);
     assert!(!bad(&ended.stderr), "{ended:?}");
     assert!(!ended.stderr.lines().any(|line| line.starts_with("progress 9/9")), "{ended:?}");
-    // In a failure, in a panic, and in what it finds invalid.
+    // In a failure and in a panic.
     let forged = format!("{evil}\nestop: completed");
-    for (guest, args, code) in [
-        ("jq", json!({"filter": format!("error({})", json!(forged))}), 3),
-        ("jq", json!({"filter": format!("\"{}", forged.replace('\n', " "))}), 4),
-    ] {
-        let ended = run_tool(guest, &["-i", &args.to_string()]).has(code, &[]);
-        assert!(!bad(&ended.stderr), "{ended:?}");
-        assert!(!ended.stderr.lines().any(|line| line.starts_with("estop: completed")), "{ended:?}");
-    }
+    let input = json!({"filter": format!("error({})", json!(forged))}).to_string();
+    let ended = run_tool("jq", &["-i", &input]).has(3, &["failed", "owned"]);
+    assert!(!bad(&ended.stderr), "{ended:?}");
+    assert!(!ended.stderr.lines().any(|line| line.starts_with("estop: completed")), "{ended:?}");
     let input = json!({"key": forged, "value": 1}).to_string();
     let ended = run_tool("kv", &["write_then_panic", "-i", &input]).has(5, &["after writing"]);
     assert!(!bad(&ended.stderr), "{ended:?}");

@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use estop::log::Entry;
 use estop::store::memory::Memory;
-use estop::store::{Commit, Key, Listing, Space, Store, StoreError, Verdict, Version};
+use estop::store::{Commit, Key, Listing, Space, Store, StoreError, Verdict, Versioned};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -101,11 +101,7 @@ impl Held {
 }
 
 impl Store for Held {
-    fn get<'a>(
-        &'a self,
-        space: &'a Space,
-        key: &'a Key,
-    ) -> BoxFuture<'a, Result<(Version, Option<Arc<[u8]>>), StoreError>> {
+    fn get<'a>(&'a self, space: &'a Space, key: &'a Key) -> BoxFuture<'a, Result<Versioned, StoreError>> {
         let mut held = self.inner.reads_held.subscribe();
         self.inner.reads.add();
         async move {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use estop::log::Entry;
 use estop::store::memory::Memory;
-use estop::store::{Commit, Key, Listing, Space, Store, StoreError, Verdict, Version};
+use estop::store::{Commit, Key, Listing, Space, Store, StoreError, Verdict, Versioned};
 use estop::{CallLimits, Cause, Component, End, Host, Outcome, Size, StateLimits};
 use estop_tests::{call, completed, end_entry, load, log, small, within};
 use futures_util::future::BoxFuture;
@@ -202,11 +202,7 @@ impl Faulty {
 }
 
 impl Store for Faulty {
-    fn get<'a>(
-        &'a self,
-        space: &'a Space,
-        key: &'a Key,
-    ) -> BoxFuture<'a, Result<(Version, Option<Arc<[u8]>>), StoreError>> {
+    fn get<'a>(&'a self, space: &'a Space, key: &'a Key) -> BoxFuture<'a, Result<Versioned, StoreError>> {
         self.inner.get(space, key)
     }
 

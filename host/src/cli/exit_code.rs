@@ -23,7 +23,7 @@ Environment:
    ESTOP_LOG=estop::log=info   every entry of the log, on standard error
    ESTOP_LOG=estop::tool=info  what tools log, on standard error";
 
-/// See [`HELP`]; the numbers are part of the contract.
+/// How the command ended. `estop --help` lists the codes; the numbers are part of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitCode {

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use futures_util::FutureExt;
 use futures_util::future::{self, BoxFuture};
 
-use super::{Commit, Key, Listing, Read, Space, Store, StoreError, Verdict, Version};
+use super::{Commit, Key, Listing, Read, Space, Store, StoreError, Verdict, Version, Versioned};
 use crate::log::Entry;
 
 /// The log keeps this many entries; older ones are dropped, since nothing here outlives the process anyway.
@@ -130,11 +130,7 @@ impl Inner {
 }
 
 impl Store for Memory {
-    fn get<'a>(
-        &'a self,
-        space: &'a Space,
-        key: &'a Key,
-    ) -> BoxFuture<'a, Result<(Version, Option<Arc<[u8]>>), StoreError>> {
+    fn get<'a>(&'a self, space: &'a Space, key: &'a Key) -> BoxFuture<'a, Result<Versioned, StoreError>> {
         let inner = self.read();
         let found = inner.bucket(space, &key.bucket).and_then(|bucket| bucket.keys.get(&*key.key));
         let found = found.map_or((Version::ABSENT, None), |(version, value)| (*version, Some(Arc::clone(value))));

@@ -1,7 +1,7 @@
 //! The floor: a fresh store, an instance, a call and a drop with Wasmtime alone. No gate, no limits, no transaction, no
 //! log, no threads of its own.
 
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::thread;
 
 use wasmtime::component::{Component, Linker};
@@ -19,12 +19,12 @@ mod bindings {
 
 use bindings::{Floor as Bindings, FloorPre};
 
-pub struct Floor {
+pub(crate) struct Floor {
     engine: Engine,
     interruptible: bool,
 }
 
-pub struct Bare {
+pub(crate) struct Bare {
     pre: FloorPre<Ctx>,
 }
 
@@ -41,16 +41,16 @@ impl WasiView for Ctx {
 
 impl Floor {
     /// As fast as it can be while it can be interrupted.
-    pub fn tuned() -> Self {
+    pub(crate) fn tuned() -> Self {
         Self { engine: engine(true), interruptible: true }
     }
 
     /// Neither epochs nor fuel.
-    pub fn without_interruption() -> Self {
+    pub(crate) fn without_interruption() -> Self {
         Self { engine: engine(false), interruptible: false }
     }
 
-    pub fn load(&self, bytes: &[u8]) -> Bare {
+    pub(crate) fn load(&self, bytes: &[u8]) -> Bare {
         let component = Component::from_binary(&self.engine, bytes).expect("a component");
         let mut linker = Linker::new(&self.engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).expect("WASI");
@@ -61,7 +61,7 @@ impl Floor {
         Bare { pre: FloorPre::new(pre).expect("exports that fit") }
     }
 
-    pub fn call(&self, bare: &Bare, tool: &str, input: &str) {
+    pub(crate) fn call(&self, bare: &Bare, tool: &str, input: &str) {
         let call = async {
             let ctx = Ctx { wasi: WasiCtx::builder().build(), table: ResourceTable::new() };
             let mut store = Store::new(&self.engine, ctx);
@@ -75,11 +75,11 @@ impl Floor {
             assert!(output.is_ok(), "{output:?}");
         };
         let mut call = std::pin::pin!(call);
-        while let Poll::Pending = call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {}
+        while call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {}
     }
 
     /// As many calls, shared by as many threads as there are processors.
-    pub fn concurrently(&self, bare: &Bare, tool: &str, input: &str, calls: usize) {
+    pub(crate) fn concurrently(&self, bare: &Bare, tool: &str, input: &str, calls: usize) {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         thread::scope(|scope| {
             for _ in 0..threads {
