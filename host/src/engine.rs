@@ -30,6 +30,8 @@ const FUEL_PER_PAGE: u8 = u8::MAX;
 const ASYNC_STACK_BYTES: usize = 1 << 20;
 /// Of that, what WebAssembly may use (bytes).
 const WASM_STACK_BYTES: usize = 512 << 10;
+/// A 32-bit memory has no more than this.
+const MEMORY_BYTES_ADDRESSABLE: usize = 4 << 30;
 /// Releases that are cleared together.
 const DECOMMIT_BATCH: usize = 16;
 /// Tables in the pool for each place in it; a component with more takes more than one place.
@@ -53,7 +55,7 @@ pub(crate) fn new(limits: &HostLimits, workers: usize) -> wasmtime::Result<Engin
         .max_memories_per_component(MEMORIES_PER_COMPONENT_MAX.min(limits.sandboxes_max))
         .max_tables_per_component(TABLES_PER_COMPONENT_MAX)
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT_MAX)
-        .max_memory_size(limits.memory_bytes_max)
+        .max_memory_size(limits.memory_bytes_max.min(MEMORY_BYTES_ADDRESSABLE))
         .table_elements(limits.table_elements_max)
         .linear_memory_keep_resident(256 << 10)
         .table_keep_resident(64 << 10)

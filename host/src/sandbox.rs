@@ -122,7 +122,7 @@ impl CallCtx {
         async move {
             loop {
                 let warned = call.warned.notified();
-                if let Some(delivered) = call.interrupted().filter(|_| call.gate.is_flagged()) {
+                if let Some(delivered) = call.interrupted() {
                     return delivered.interrupt.cause;
                 }
                 warned.await;

@@ -423,6 +423,17 @@ fn ctrl_c_tells_committed_from_discarded() {
     assert_eq!(outcome["discarded"], json!({"writes": 1, "bytes": 2}));
 }
 
+/// Shows 1: the README's first command prints what the README says.
+#[test]
+fn the_first_command_of_the_readme_prints_what_it_says() {
+    let input = format!("@{}", root().join("example-tools/jq/example.json").display());
+    let folder = root().join("example-tools/jq").display().to_string();
+    let ended = run(&["run", &folder, "--install-target", "-i", &input]).has(0, &[]);
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("the README");
+    assert!(readme.contains("run example-tools/jq --install-target -i @example-tools/jq/example.json"));
+    assert!(readme.contains(&format!("The first prints `{}`", ended.stdout.trim())), "{}", ended.stdout);
+}
+
 /// Shows 2: a service manager's way to ask has a cause of its own.
 #[test]
 fn sigterm_stops_with_cause_shutdown() {

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use once_cell::race::OnceBox;
 use tokio::sync::{Notify, watch};
 
 use super::{Outcome, Progress};
@@ -26,8 +25,9 @@ const UNSET_NS: u64 = u64::MAX;
 /// fetching memory is most of what stopping a thousand calls costs.
 #[repr(C)]
 pub(crate) struct CallState {
-    /// The first interrupt: its cause is the call's cause.
-    interrupt: OnceBox<Arc<Delivered>>,
+    /// The first interrupt: its cause is the call's cause. Interrupts only ever try this lock, and nobody else takes it
+    /// before the gate is flagged: see `publish`.
+    interrupt: Mutex<Option<Arc<Delivered>>>,
     halted_ns: AtomicU64,
     pub(crate) agent: Arc<str>,
     pub(crate) gate: Gate,
@@ -116,7 +116,7 @@ impl CallState {
             waker: AtomicWaker::new(),
             warned: Notify::new(),
             in_preempter: AtomicBool::new(false),
-            interrupt: OnceBox::new(),
+            interrupt: Mutex::new(None),
             grace_until_ns: AtomicU64::new(UNSET_NS),
             grace,
             deadline_ns: AtomicU64::new(UNSET_NS),
@@ -136,15 +136,20 @@ impl CallState {
 
     /// The first interrupt is the one whose cause counts.
     pub(crate) fn publish(&self, delivered: &Arc<Delivered>) {
-        if self.interrupt.get().is_none() {
-            // Somebody else may have been first meanwhile.
-            let _ = self.interrupt.set(Box::new(Arc::clone(delivered)));
+        // Never waits. If the lock is taken before the gate is flagged, it is by another interrupt that is publishing its
+        // cause, and that one is first; if it is taken afterwards, there is a first one already.
+        if let Ok(mut first) = self.interrupt.try_lock() {
+            first.get_or_insert_with(|| Arc::clone(delivered));
         }
     }
 
-    /// Whoever finds the gate flagged finds this.
+    /// Whoever finds the gate flagged finds this; before that there is nothing.
     pub(crate) fn interrupted(&self) -> Option<Arc<Delivered>> {
-        self.interrupt.get().cloned()
+        // Not before it is flagged: an interrupt that finds the lock taken by a reader would not publish its cause.
+        if !self.gate.is_flagged() {
+            return None;
+        }
+        self.interrupt.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// No guest instruction runs, and none will. The first time counts.

@@ -14,8 +14,7 @@ impl types::Host for CallCtx {}
 
 impl Host for CallCtx {
     async fn interrupted(&mut self) -> wasmtime::Result<Option<types::Cause>> {
-        let flagged = self.call.gate.is_flagged();
-        Ok(self.call.interrupted().filter(|_| flagged).map(|delivered| delivered.interrupt.cause.into()))
+        Ok(self.call.interrupted().map(|delivered| delivered.interrupt.cause.into()))
     }
 
     async fn progress(&mut self, done: u64, total: Option<u64>, mut message: String) -> wasmtime::Result<()> {
