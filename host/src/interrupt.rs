@@ -31,7 +31,7 @@ pub(crate) const TEXT_BYTES_MAX: usize = 1024;
 
 /// Calls that share one look at the clock, which costs as much as stopping one. Their times are late by that, never
 /// early.
-const STAMP_EVERY: usize = 16;
+const STAMP_EVERY: usize = 32;
 
 /// Why a call was stopped. Not ranked: the first one wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

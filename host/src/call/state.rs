@@ -29,9 +29,9 @@ pub(crate) struct CallState {
     /// before the gate is flagged: see `publish`.
     interrupt: Mutex<Option<Arc<Delivered>>>,
     halted_ns: AtomicU64,
-    pub(crate) agent: Arc<str>,
     pub(crate) gate: Gate,
     pub(crate) in_preempter: AtomicBool,
+    pub(crate) agent: Arc<str>,
     pub(crate) id: CallId,
     pub(crate) tool: Arc<str>,
     pub(crate) component: Option<Digest>,

@@ -150,8 +150,7 @@ impl Drill<'_> {
     }
 
     async fn stop_all(&self, crowd: Vec<Call>) -> Vec<Option<Arc<Outcome>>> {
-        let scope = Scope::Agent(AGENT.into());
-        self.host.interrupt(scope, Interrupt::new(Cause::Drill, ACTOR));
+        self.host.interrupt(Scope::Everything, Interrupt::new(Cause::Drill, ACTOR));
         let mut outcomes = Vec::with_capacity(crowd.len());
         for victim in &crowd {
             outcomes.push(confirmed(victim).await);
