@@ -31,7 +31,7 @@ use crate::hostcalls::bindings::exports::estop::tool::tool as wit;
 use crate::hostcalls::call::CommitUnknown;
 use crate::interrupt::{Cause, HOST_ACTOR, Interrupt};
 use crate::log::{EntryKind, Record};
-use crate::sandbox::{LimitReached, Remains, Sandbox};
+use crate::sandbox::{MemoryLimitReached, Remains, Sandbox};
 use crate::store::{Space, StoreError};
 use crate::tools::Component;
 use crate::transaction::{self, Committed, Lost, Size};
@@ -311,7 +311,7 @@ fn failed(core: &Arc<Core>, call: &Arc<CallState>, fault: Fault, sandbox: Option
         Fault::InvalidInput(why) => return Some(End::InvalidInput(why)),
         Fault::Guest(error) => error,
     };
-    if let Some(limit @ LimitReached::Memory { .. }) = error.downcast_ref::<LimitReached>() {
+    if let Some(limit) = error.downcast_ref::<MemoryLimitReached>() {
         return stop(core, call, Cause::Memory, limit.to_string());
     }
     if matches!(error.downcast_ref(), Some(wasmtime::Trap::OutOfFuel)) {

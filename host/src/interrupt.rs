@@ -303,9 +303,7 @@ impl Core {
             Found::Suspended => Reached::Halted,
         }
     }
-}
 
-impl Core {
     /// The time to tidy up is over. Not an interrupt of its own: it was announced by the one that granted the time.
     pub(crate) fn end_grace(&self, call: &Arc<CallState>) {
         match call.gate.interrupt() {

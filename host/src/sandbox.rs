@@ -19,8 +19,8 @@ use rand::rngs::StdRng;
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 
-pub(crate) use self::limiter::LimitReached;
 use self::limiter::Limiter;
+pub(crate) use self::limiter::MemoryLimitReached;
 use self::stderr::Stderr;
 use crate::call::{CallLimits, CallState, Effect, EffectState};
 use crate::engine::FUEL_INTERVAL;

@@ -18,7 +18,7 @@ struct Inner {
 }
 
 impl Counter {
-    /// Of zero.
+    /// Nothing has been counted yet.
     pub fn new() -> Self {
         Self::default()
     }

@@ -110,16 +110,18 @@ fn commit(gate: &Gate, last: bool) -> bool {
     decided
 }
 
+fn committer(guest: &Arc<Guest>, last: bool) -> thread::JoinHandle<bool> {
+    let guest = Arc::clone(guest);
+    thread::spawn(move || commit(&guest.gate, last))
+}
+
 #[test]
 fn a_commit_is_applied_or_withdrawn_and_both_sides_know_which() {
     for last in [false, true] {
         loom::model(move || {
             let guest = Guest::new();
             guest.gate.queue().unwrap();
-            let committer = {
-                let guest = Arc::clone(&guest);
-                thread::spawn(move || commit(&guest.gate, last))
-            };
+            let committer = committer(&guest, last);
             let found = guest.interrupt();
             let seen = guest.gate.ticket();
             let applied = committer.join().unwrap();
@@ -141,10 +143,7 @@ fn whoever_waits_for_a_ticket_is_told_what_became_of_it() {
         loom::model(move || {
             let guest = Guest::new();
             guest.gate.queue().unwrap();
-            let committer = {
-                let guest = Arc::clone(&guest);
-                thread::spawn(move || commit(&guest.gate, last))
-            };
+            let committer = committer(&guest, last);
             let interrupter = {
                 let guest = Arc::clone(&guest);
                 thread::spawn(move || guest.interrupt())

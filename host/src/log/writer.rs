@@ -173,8 +173,11 @@ impl Writer {
                 for ((job, commit), verdict) in jobs.iter().zip(&commits).zip(verdicts) {
                     if matches!(verdict, Verdict::Applied) {
                         self.show(&commit.entry);
+                        job.call.commits.durable();
+                        resolve(job, Ticket::Durable, verdict);
+                    } else {
+                        resolve(job, Ticket::None, verdict);
                     }
-                    resolve(job, verdict);
                 }
                 entries.drain(..).for_each(|entry| self.show(&entry));
                 Ok(())
@@ -184,9 +187,8 @@ impl Writer {
                     tracing::error!(%error, "the log cannot be written: new calls are refused until it can");
                 }
                 for (job, decided) in jobs.iter().zip(&decided) {
-                    job.call.set_verdict(Verdict::Refused(error.clone()));
-                    job.call.gate.resolve(if decided.get() { Ticket::Failed } else { Ticket::None });
-                    job.call.wake();
+                    let ticket = if decided.get() { Ticket::Failed } else { Ticket::None };
+                    resolve(job, ticket, Verdict::Refused(error.clone()));
                 }
                 Err(error)
             }
@@ -194,14 +196,9 @@ impl Writer {
     }
 }
 
-fn resolve(job: &Job, verdict: Verdict) {
-    let ticket = if matches!(verdict, Verdict::Applied) {
-        job.call.commits.durable();
-        Ticket::Durable
-    } else {
-        job.call.set_verdict(verdict);
-        Ticket::None
-    };
+/// The verdict is there before the ticket says so.
+fn resolve(job: &Job, ticket: Ticket, verdict: Verdict) {
+    job.call.set_verdict(verdict);
     job.call.gate.resolve(ticket);
     job.call.wake();
 }

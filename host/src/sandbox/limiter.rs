@@ -5,11 +5,12 @@
 
 use wasmtime::ResourceLimiter;
 
-/// A limit that stops the call.
+/// The call is to be stopped for what its memory would be.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-pub(crate) enum LimitReached {
-    #[error("the call's memory would grow to {bytes} bytes; it was granted {bytes_max}")]
-    Memory { bytes: usize, bytes_max: usize },
+#[error("the call's memory would grow to {bytes} bytes; it was granted {bytes_max}")]
+pub(crate) struct MemoryLimitReached {
+    bytes: usize,
+    bytes_max: usize,
 }
 
 pub(crate) struct Limiter {
@@ -31,7 +32,7 @@ impl ResourceLimiter for Limiter {
         }
         let bytes = self.memory_bytes.saturating_add(desired.saturating_sub(current));
         if bytes > self.memory_bytes_max {
-            return Err(LimitReached::Memory { bytes, bytes_max: self.memory_bytes_max }.into());
+            return Err(MemoryLimitReached { bytes, bytes_max: self.memory_bytes_max }.into());
         }
         self.memory_bytes = bytes;
         Ok(true)
