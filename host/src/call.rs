@@ -215,7 +215,7 @@ fn refuse(core: &Core, call: &CallState) -> Option<String> {
             "the host's ticker gives no sign of life, so deadlines could not be kept; restart the host".into(),
         );
     }
-    core.log.refuses().map(Into::into).or_else(|| agent::refused_name(&call.agent))
+    core.log.refuses().or_else(|| agent::refused_name(&call.agent))
 }
 
 fn start_deadline(core: &Core, call: &CallState, started_ns: u64, deadline: Duration) {
@@ -296,7 +296,7 @@ async fn conclude(
 
 fn refused_commit(error: &StoreError) -> End {
     let code = if matches!(error, StoreError::Quota { .. }) { "quota" } else { "store" };
-    let retryable = matches!(error, StoreError::Busy);
+    let retryable = matches!(error, StoreError::Busy | StoreError::Held(_) | StoreError::Full(_));
     End::Failed(Failure { code: code.into(), message: error.to_string(), retryable, data: None })
 }
 

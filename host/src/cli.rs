@@ -6,11 +6,15 @@
 pub mod build;
 mod drill;
 mod exit_code;
+mod home;
 mod inspect;
+mod log;
 mod new;
 mod quantity;
 mod run;
+mod show;
 mod signals;
+mod state;
 mod user;
 mod watchdog;
 
@@ -35,7 +39,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Drill(drill::Args),
+    Show(show::Args),
+    Log(log::Args),
     Run(run::Args),
+    State(state::Args),
     Inspect(inspect::Args),
     New(new::Args),
     Build(build::Args),
@@ -54,7 +61,10 @@ pub fn main() -> ProcessExitCode {
     };
     let done = match cli.command {
         Command::Drill(args) => drill::main(args),
+        Command::Show(args) => show::main(args),
+        Command::Log(args) => log::main(args),
         Command::Run(args) => run::main(args),
+        Command::State(args) => state::main(args),
         Command::Inspect(args) => inspect::main(args),
         Command::New(args) => new::main(args),
         Command::Build(args) => build::main(args),
@@ -130,4 +140,14 @@ fn printable(text: &str) -> String {
         }
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
 }

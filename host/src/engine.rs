@@ -126,6 +126,7 @@ impl Core {
     /// One turn of the ticker.
     fn tick(&self) {
         self.engine.increment_epoch();
+        self.log.look_at_alternate();
         let now_ns = self.now_ns();
         self.inventory.due(now_ns, |call| {
             let grace_until_ns = call.grace_until_ns.load(Ordering::Acquire);

@@ -20,17 +20,20 @@ use crate::agent::Agent;
 use crate::call::CallLimits;
 use crate::clock::{Clock, SystemClock, nanos};
 use crate::engine::{self, Ticker};
+use crate::home::Home;
 use crate::hostcalls;
 use crate::ids::HostId;
 use crate::interrupt::preempter::Preempter;
 use crate::interrupt::{Cause, HOST_ACTOR, Interrupt, Interruption, Scope};
 use crate::inventory::Inventory;
 use crate::log::writer::Writer;
-use crate::log::{Entry, Log};
+use crate::log::{Entry, Log, alternate};
 use crate::observer::{Observer, Observers};
 use crate::sandbox::CallCtx;
+use crate::secret::SecretError;
 use crate::store::memory::Memory;
 use crate::store::{Store, StoreError};
+use crate::tools::cache::Cache;
 use crate::tools::{Component, LoadError, Source, Tools};
 use crate::workers::Workers;
 
@@ -85,6 +88,12 @@ pub enum BuildError {
     /// A thread could not be started.
     #[error("cannot start a thread of the host: {0}")]
     Thread(#[from] std::io::Error),
+    /// The store cannot be written.
+    #[error("cannot begin: {0}")]
+    Store(#[from] StoreError),
+    /// The cache's key cannot be used.
+    #[error(transparent)]
+    Cache(#[from] SecretError),
 }
 
 type Interface = Box<dyn FnOnce(&mut Linker<CallCtx>) -> wasmtime::Result<()>>;
@@ -92,6 +101,7 @@ type Interface = Box<dyn FnOnce(&mut Linker<CallCtx>) -> wasmtime::Result<()>>;
 /// Sets up a [`Host`].
 pub struct HostBuilder {
     store: Arc<dyn Store>,
+    cache: Option<Home>,
     clock: Arc<dyn Clock>,
     observers: Vec<Box<dyn Observer>>,
     interfaces: Vec<Interface>,
@@ -115,6 +125,13 @@ impl HostBuilder {
     #[must_use]
     pub fn store_arc(mut self, store: Arc<dyn Store>) -> Self {
         self.store = store;
+        self
+    }
+
+    /// Keeps compiled components in this home, so that the next process need not compile them. Nowhere by default.
+    #[must_use]
+    pub fn cache(mut self, home: &Home) -> Self {
+        self.cache = Some(home.clone());
         self
     }
 
@@ -176,6 +193,7 @@ impl HostBuilder {
             0 => thread::available_parallelism().map_or(1, usize::from),
             count => count,
         };
+        let cache = self.cache.map(|home| Cache::open(home.path(), home.cache())).transpose()?;
         let engine = engine::new(&self.limits, workers).map_err(BuildError::Engine)?;
         let mut linker = Linker::new(&engine);
         hostcalls::add_to_linker(&mut linker).map_err(BuildError::Engine)?;
@@ -189,6 +207,8 @@ impl HostBuilder {
         let wall_ns = move || wall.wall().duration_since(UNIX_EPOCH).map_or(0, nanos);
         let log = Arc::new(Log::new(calls_max, Box::new(wall_ns)));
         let id = HostId::generate();
+        self.store.attach(id)?;
+        alternate::start(&log, id, self.store.alternate(id))?;
         let writer = Writer {
             log: Arc::clone(&log),
             store: Arc::clone(&self.store),
@@ -202,6 +222,7 @@ impl HostBuilder {
             room: Semaphore::new(self.limits.sandboxes_max as usize),
             state_limits: Arc::new(self.call_limits.state.clone()),
             tools: Tools::new(linker),
+            cache,
             ticker: Ticker::new(),
             closing: AtomicBool::new(false),
             shared: Arc::new(self.shared),
@@ -237,6 +258,7 @@ impl Host {
     pub fn builder() -> HostBuilder {
         HostBuilder {
             store: Arc::new(Memory::new()),
+            cache: None,
             clock: Arc::new(SystemClock::new()),
             observers: Vec::new(),
             interfaces: Vec::new(),
@@ -279,6 +301,14 @@ impl Host {
         self.open.core.interrupt(scope, interrupt)
     }
 
+    /// Lets nothing new begin, stops what runs, and waits until all of it is released and in the log, and the log is
+    /// signed and closed. Without a bound of its own: a host function that never returns keeps its call, and this.
+    pub async fn shutdown(&self) {
+        self.open.close().released().await;
+        self.open.core.log.stop();
+        self.open.core.log.ended().await;
+    }
+
     #[cfg(feature = "cli")]
     pub(crate) fn shared<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         Arc::clone(self.open.core.shared.get(&TypeId::of::<T>())?).downcast().ok()
@@ -299,11 +329,16 @@ impl Host {
     }
 }
 
+impl Open {
+    fn close(&self) -> Interruption {
+        self.core.closing.swap(true, Ordering::AcqRel);
+        self.core.interrupt(Scope::Everything, Interrupt::new(Cause::Shutdown, HOST_ACTOR))
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
-        let core = &self.core;
-        core.closing.swap(true, Ordering::AcqRel);
-        core.interrupt(Scope::Everything, Interrupt::new(Cause::Shutdown, HOST_ACTOR));
+        self.close();
     }
 }
 
@@ -319,6 +354,7 @@ pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tools: Tools,
+    pub(crate) cache: Option<Cache>,
     /// Places in the pool of sandboxes.
     pub(crate) room: Semaphore,
     pub(crate) limits: HostLimits,

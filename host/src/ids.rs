@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use ulid::Ulid;
 
 /// A text is no id of this kind.
@@ -52,6 +52,13 @@ macro_rules! id {
                 serializer.collect_str(self)
             }
         }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
     };
 }
 
@@ -62,6 +69,10 @@ id! {
 id! {
     /// A host's id, written `host-` and a ULID.
     HostId, "host-"
+}
+id! {
+    /// The id of a home, written `home-` and a ULID: what signatures over its log are about.
+    HomeId, "home-"
 }
 id! {
     /// The id of one interrupt, written `interrupt-` and a ULID: what the ends of the calls that it stopped refer to.

@@ -14,14 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::call::{CallState, Outcome};
 use crate::clock::nanos;
 use crate::gate::Found;
 use crate::host::Core;
 use crate::ids::{CallId, InterruptId};
-use crate::log::Record;
 use crate::tools::Digest;
 
 /// The actor of what the host does by itself, and the agent of its own calls.
@@ -34,7 +33,7 @@ pub(crate) const TEXT_BYTES_MAX: usize = 1024;
 const STAMP_EVERY: usize = 32;
 
 /// Why a call was stopped. Not ranked: the first one wins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
     /// A person pulled the switch.
@@ -87,7 +86,7 @@ impl fmt::Display for Cause {
 }
 
 /// What is stopped, always with the children of what it names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
     /// One call.
@@ -180,7 +179,7 @@ pub(crate) struct Delivered {
 }
 
 /// Where a call stood when the interrupt met it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reached {
     /// No guest instruction was running, and none will.
@@ -270,7 +269,7 @@ impl Core {
         self.preempter.submit(reach.calls.iter().map(|(call, _)| call));
         let calls =
             reach.calls.iter().take(self.log.calls_named_max()).map(|(call, reached)| (call.id, *reached)).collect();
-        self.log.record(Record::Interrupted { delivered, reached: reach.calls.len(), calls });
+        self.log.record_stop(delivered, reach.calls.len(), calls);
         Interruption { calls: reach.calls }
     }
 

@@ -7,18 +7,32 @@
 //!   when it is half full, and refusals are only counted when it is three quarters full. What still does not fit is
 //!   counted, and the count is entered.
 //! - Commits have a queue of their own with a place for every call's ticket.
+//! - While the log cannot be written, or a write takes long, no call is let in, and interrupts go to the alternate sink
+//!   (`log/alternate.rs`) as well.
 
+pub(crate) mod alternate;
+pub(crate) mod chain;
+pub mod checkpoint;
 pub(crate) mod entry;
+pub mod export;
+mod sink;
+pub mod verify;
 pub(crate) mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::Thread;
+use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use crossbeam_queue::ArrayQueue;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-pub use self::entry::{Entry, EntryKind};
+use self::alternate::Alternate;
+pub use self::checkpoint::Checkpoint;
+pub use self::entry::{EndEntry, Entry, EntryKind};
+pub use self::sink::CheckpointTo;
+pub(crate) use self::sink::Checkpoints;
 use crate::call::CallState;
 use crate::ids::CallId;
 use crate::interrupt::{Delivered, Reached};
@@ -30,14 +44,31 @@ pub(crate) enum Record {
     Started(Weak<CallState>),
     /// The call has ended, or was refused.
     Ended(EntryKind),
+    /// Something else that happened.
+    Noted(EntryKind),
     /// Somebody stopped something. Turned into text by the writer, not by who stops.
-    Interrupted {
-        delivered: Arc<Delivered>,
-        /// How many calls were in the scope.
-        reached: usize,
-        /// Which, up to [`entry::CALLS_NAMED_MAX`].
-        calls: Vec<(CallId, Reached)>,
-    },
+    Interrupted(Arc<Stop>),
+}
+
+/// An interrupt, for the log and for its alternate sink.
+pub(crate) struct Stop {
+    delivered: Arc<Delivered>,
+    /// How many calls were in the scope.
+    reached: usize,
+    /// Which, up to [`entry::CALLS_NAMED_MAX`].
+    calls: Vec<(CallId, Reached)>,
+    /// Since 1970 (ns).
+    at_ns: u64,
+    /// To see how long it has been waiting.
+    recorded: Instant,
+    /// It is in the log.
+    entered: AtomicBool,
+}
+
+impl Stop {
+    fn kind(&self) -> EntryKind {
+        EntryKind::interrupted(&self.delivered, self.reached, &self.calls)
+    }
 }
 
 /// Who waits for everything before it to be in the store.
@@ -55,6 +86,15 @@ pub(crate) struct Job {
     pub(crate) last: bool,
 }
 
+/// A write that takes longer than this keeps new calls out.
+const WRITE_MAX: Duration = Duration::from_millis(500);
+
+/// Since when and why the log cannot be written.
+pub(crate) struct Failing {
+    since: SystemTime,
+    why: String,
+}
+
 /// The pushing side.
 pub(crate) struct Log {
     records: ArrayQueue<(u64, Record)>,
@@ -63,10 +103,19 @@ pub(crate) struct Log {
     /// Entries that did not fit.
     lost: AtomicU64,
     /// The store did not take the last batch.
-    failing: AtomicBool,
+    failing: ArcSwapOption<Failing>,
+    /// Why the store wants nothing new to be begun.
+    shortage: ArcSwapOption<String>,
+    /// Either of them is there: one look instead of two for every call that is let in.
+    troubled: AtomicBool,
+    /// When the store was last given something to write, since `began` (ms, from one); zero while it has nothing.
+    writing_since_ms: AtomicU64,
+    began: Instant,
+    pub(crate) alternate: Alternate,
     /// The writer waits without a time-out.
     asleep: AtomicBool,
     stop: AtomicBool,
+    ended: watch::Sender<bool>,
     writer: OnceLock<Thread>,
     wall_ns: Box<dyn Fn() -> u64 + Send + Sync>,
 }
@@ -82,12 +131,26 @@ impl Log {
             // A withdrawn ticket may still be in the queue when its call's slot has been taken again.
             commits: ArrayQueue::new(calls_max.max(1) * 2),
             lost: AtomicU64::new(0),
-            failing: AtomicBool::new(false),
+            failing: ArcSwapOption::empty(),
+            shortage: ArcSwapOption::empty(),
+            troubled: AtomicBool::new(false),
+            writing_since_ms: AtomicU64::new(0),
+            began: Instant::now(),
+            alternate: Alternate::new(calls_max.max(256)),
             asleep: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            ended: watch::Sender::new(false),
             writer: OnceLock::new(),
             wall_ns,
         }
+    }
+
+    /// Enters an interrupt. Never waits.
+    pub(crate) fn record_stop(&self, delivered: Arc<Delivered>, reached: usize, calls: Vec<(CallId, Reached)>) {
+        let (at_ns, recorded, entered) = ((self.wall_ns)(), Instant::now(), AtomicBool::new(false));
+        let stop = Arc::new(Stop { delivered, reached, calls, at_ns, recorded, entered });
+        self.alternate.push(Arc::clone(&stop));
+        self.record(Record::Interrupted(stop));
     }
 
     /// Enters something. Never waits.
@@ -120,13 +183,40 @@ impl Log {
     }
 
     /// Why no call may start: what it would do could not be entered.
-    pub(crate) fn refuses(&self) -> Option<&'static str> {
-        if self.failing.load(Ordering::Acquire) {
-            return Some("the log cannot be written; calls are refused until it can");
+    pub(crate) fn refuses(&self) -> Option<String> {
+        if self.troubled.load(Ordering::Acquire) {
+            if let Some(failing) = &*self.failing.load() {
+                return Some(format!("the log cannot be written; calls are refused until it can: {}", failing.why));
+            }
+            if let Some(shortage) = &*self.shortage.load() {
+                return Some(format!("calls are refused: {shortage}"));
+            }
+        }
+        let since_ms = self.writing_since_ms.load(Ordering::Acquire);
+        if since_ms > 0 {
+            let elapsed = Duration::from_millis(self.now_ms().saturating_sub(since_ms));
+            if elapsed > WRITE_MAX {
+                return Some(format!(
+                    "the log has been waiting for the disk, or for another process, for {elapsed:?}; calls are refused \
+                     until it can be written"
+                ));
+            }
         }
         // Half of the queue is for the ends and the interrupts of what already runs.
         (self.records.len() > self.records.capacity() / 2)
-            .then_some("the log is too far behind; calls are refused until it has caught up")
+            .then(|| "the log is too far behind; calls are refused until it has caught up".into())
+    }
+
+    /// From one: zero means never.
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    /// The log is failing, or a write takes long: what waits for it may take longer.
+    pub(crate) fn is_stuck(&self) -> bool {
+        let since_ms = self.writing_since_ms.load(Ordering::Acquire);
+        let slow = since_ms > 0 && self.now_ms().saturating_sub(since_ms) > WRITE_MAX.as_millis() as u64;
+        slow || self.failing.load().is_some()
     }
 
     /// How many calls a record of an interrupt may name. None if many records wait: then memory counts more.
@@ -146,6 +236,12 @@ impl Log {
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.unpark();
+    }
+
+    /// Waits until the writer has ended.
+    pub(crate) async fn ended(&self) {
+        // The sender lives as long as the log.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
     fn unpark(&self) {

@@ -4,12 +4,15 @@
 
 pub mod conformance;
 pub mod memory;
+pub mod sqlite;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use crate::ids::HostId;
 use crate::log::Entry;
 
 /// Whose state: each agent has its own with each component. Sharing is a grant.
@@ -112,9 +115,18 @@ pub enum StoreError {
     /// More commits wait than the host has room for.
     #[error("more commits are waiting than the host has room for; try again later")]
     Busy,
+    /// Another process has held the database for too long. Names it where the system says which.
+    #[error("the store cannot be written: {0}")]
+    Held(String),
+    /// There is no room on the disk.
+    #[error("the store cannot be written: {0}")]
+    Full(String),
     /// Reading or writing failed.
     #[error("the store failed: {0}")]
     Io(String),
+    /// Writing failed at a moment after which nobody can tell whether the batch is durable.
+    #[error("the store could not say whether the commit is durable: {0}")]
+    Unknown(String),
 }
 
 /// What became of one commit in a batch.
@@ -150,7 +162,8 @@ pub struct Commit<'a> {
 
 /// Where state and log live.
 ///
-/// Reads may come from many threads at once; `write` is called from one thread at a time.
+/// Reads may come from many threads at once; so may `write` if several hosts share the store. Neither is ever called on the
+/// path of an interrupt, and `write` never on a guest worker.
 pub trait Store: Send + Sync + 'static {
     /// The newest committed value of a key and its version.
     fn get<'a>(&'a self, space: &'a Space, key: &'a Key) -> BoxFuture<'a, Result<Versioned, StoreError>>;
@@ -167,10 +180,37 @@ pub trait Store: Send + Sync + 'static {
     /// entry; then appends `entries`; then makes it all durable at once. One verdict for each commit, in order.
     ///
     /// # Errors
-    /// Nothing of the batch is known to be durable. Commits that were decided are then *unknown*, until a look at the
-    /// log after reopening.
+    /// Nothing of the batch is durable, and nothing of it ever will be; except after [`StoreError::Unknown`], when it may
+    /// be. Then the next batch begins with the same `entries`, and the store leaves out what turns out to be there.
     fn write(&self, commits: &mut [Commit<'_>], entries: &[Entry]) -> Result<Vec<Verdict>, StoreError>;
 
     /// Up to `count_max` entries of the log from position `from`, oldest first.
     fn entries(&self, from: u64, count_max: usize) -> Result<Vec<Entry>, StoreError>;
+
+    /// A host begins to use the store. Enters what has to be said of hosts that died meanwhile.
+    ///
+    /// # Errors
+    /// The store cannot be written: then there is no point in a host.
+    fn attach(&self, host: HostId) -> Result<(), StoreError> {
+        let _ = host;
+        Ok(())
+    }
+
+    /// The host has entered everything, and ends.
+    fn detach(&self, host: HostId) {
+        let _ = host;
+    }
+
+    /// Why nothing new should be begun, if so: for example because the disk is nearly full. Asked now and then, by the
+    /// thread that writes.
+    fn shortage(&self) -> Option<String> {
+        None
+    }
+
+    /// A file for the stops of this host while the store cannot be written, if the store has a place for one. What is left
+    /// in it when the host dies is entered by the next one that attaches.
+    fn alternate(&self, host: HostId) -> Option<PathBuf> {
+        let _ = host;
+        None
+    }
 }

@@ -4,6 +4,7 @@
 //! call without grants. A component is known by the digest of the bytes that were given, not of what they became.
 
 pub(crate) mod admission;
+pub(crate) mod cache;
 pub(crate) mod describe;
 mod digest;
 pub(crate) mod schema;
@@ -17,11 +18,14 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component as Compiled, InstancePre, Linker, ResourceType};
 
 pub use self::admission::AdmissionError;
+use self::cache::Found;
 pub use self::describe::{Hints, ToolInfo};
 pub use self::digest::Digest;
+pub(crate) use self::digest::Hex;
 use crate::engine::TABLES_PER_SANDBOX;
 use crate::host::Core;
 use crate::hostcalls::bindings::GuestPre;
+use crate::log::{EntryKind, Record};
 use crate::sandbox::CallCtx;
 
 /// Length of the name under which a component is loaded (bytes).
@@ -291,15 +295,24 @@ impl Tools {
 
     /// Admits and compiles. Cannot be interrupted, so it runs on a blocking thread and not on a guest worker.
     fn compile(&self, core: &Core, digest: Digest, bytes: &[u8]) -> Result<Code, LoadError> {
-        let admitted = admission::admit(bytes)?;
-        let compiled = Compiled::from_binary(&core.engine, &admitted.component)
-            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        let Found { compiled, imports } = match cached(core, digest) {
+            Some(found) => found,
+            None => {
+                let admitted = admission::admit(bytes)?;
+                let compiled = Compiled::from_binary(&core.engine, &admitted.component)
+                    .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+                if let Some(cache) = &core.cache {
+                    cache.put(&core.engine, digest, &admitted.imports, &compiled);
+                }
+                Found { compiled, imports: admitted.imports }
+            }
+        };
         let pre = self.link(core, &compiled)?;
         let pre = GuestPre::new(pre).map_err(|error| LoadError::Contract(format!("{error:#}")))?;
         let places = places(&compiled, core.limits.sandboxes_max)?;
         // Before the first call instead of during it. Failing costs speed only.
         let _ = compiled.initialize_copy_on_write_image();
-        Ok(Code { digest, pre, places, imports: admitted.imports })
+        Ok(Code { digest, pre, places, imports })
     }
 
     fn link(&self, core: &Core, compiled: &Compiled) -> Result<InstancePre<CallCtx>, LoadError> {
@@ -328,6 +341,18 @@ impl Tools {
                 Ok(_) => return Err(LoadError::Imports(missing)),
                 Err(next) => error = next,
             }
+        }
+    }
+}
+
+/// What this home has compiled before. A file that cannot be trusted is entered, and gone.
+fn cached(core: &Core, component: Digest) -> Option<Found> {
+    match core.cache.as_ref()?.get(&core.engine, component) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%component, %error, "a file of the cache is not used; the component is compiled anew");
+            core.log.record(Record::Noted(EntryKind::Cache { component, why: error.to_string() }));
+            None
         }
     }
 }

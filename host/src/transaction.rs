@@ -15,7 +15,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::call::CallState;
 use crate::gate::Ticket;
@@ -54,7 +54,7 @@ impl Default for StateLimits {
 }
 
 /// How much was written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
     /// Keys written or removed.
     pub writes: u64,

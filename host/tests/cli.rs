@@ -25,9 +25,14 @@ fn estop(args: &[&str]) -> Command {
     for variable in ["ESTOP_LOG", "ESTOP_HOME", "RUST_BACKTRACE", "LINES"] {
         command.env_remove(variable);
     }
-    command.env("COLUMNS", "100").env("CARGO_NET_OFFLINE", "true");
+    command.env("COLUMNS", "100").env("CARGO_NET_OFFLINE", "true").env("ESTOP_HOME", shared_home());
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// What most tests here do not look at; many processes at once on one home is what it is made for.
+fn shared_home() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("estop-home")
 }
 
 /// A guest's component as an argument, built once.

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod counter;
 pub mod guests;
 pub mod held;
+pub mod home;
 pub mod probe;
 pub mod stage;
 

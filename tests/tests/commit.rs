@@ -187,17 +187,25 @@ struct Faulty {
     inner: Memory,
     failures: AtomicU64,
     after_deciding: bool,
+    /// Cannot say what became of it.
+    unknown: bool,
     /// Fails what has no commits too.
     entries_too: bool,
 }
 
 impl Faulty {
-    fn new(after_deciding: bool) -> Arc<Self> {
-        Arc::new(Self { after_deciding, ..Self::unshared() })
+    fn new(after_deciding: bool, unknown: bool) -> Arc<Self> {
+        Arc::new(Self { after_deciding, unknown, ..Self::unshared() })
     }
 
     fn unshared() -> Self {
-        Self { inner: Memory::new(), failures: AtomicU64::new(0), after_deciding: false, entries_too: false }
+        Self {
+            inner: Memory::new(),
+            failures: AtomicU64::new(0),
+            after_deciding: false,
+            unknown: false,
+            entries_too: false,
+        }
     }
 }
 
@@ -224,7 +232,8 @@ impl Store for Faulty {
         if self.after_deciding {
             commits.iter().for_each(|commit| assert!((commit.decide)()));
         }
-        Err(StoreError::Io("the disk is gone".into()))
+        let why = "the disk is gone".to_owned();
+        Err(if self.unknown { StoreError::Unknown(why) } else { StoreError::Io(why) })
     }
 
     fn entries(&self, from: u64, count_max: usize) -> Result<Vec<Entry>, StoreError> {
@@ -232,20 +241,21 @@ impl Store for Faulty {
     }
 }
 
-/// Promise 8: a commit whose end nobody knows is told as unknown, neither as committed nor as discarded.
+/// Promise 8: a commit whose end nobody knows is told as unknown, neither as committed nor as discarded. One that is
+/// known to have failed is discarded, whether or not it had been decided.
 #[tokio::test]
-async fn a_failed_commit_is_unknown_if_it_was_decided_and_refused_if_not() {
-    for after_deciding in [true, false] {
-        let store = Faulty::new(after_deciding);
+async fn a_failed_commit_is_unknown_if_nobody_knows_and_refused_otherwise() {
+    for (after_deciding, unknown) in [(true, true), (true, false), (false, false)] {
+        let store = Faulty::new(after_deciding, unknown);
         let host = small().store_arc(store.clone()).build().expect("a host");
         let kv = load(&host, "kv").await;
         store.failures.store(1, Ordering::SeqCst);
         let outcome = call(&host, &kv, "set", json!({ "key": "a", "value": 1 })).await;
         let End::Failed(failure) = &outcome.end else { panic!("{:?}", outcome.end) };
         assert!(failure.message.contains("the disk is gone"), "{failure}");
-        assert_eq!(failure.code, if after_deciding { "commit-unknown" } else { "store" });
-        assert_eq!(outcome.commits.unknown, after_deciding);
-        assert_eq!(outcome.discarded.writes, u64::from(!after_deciding));
+        assert_eq!(failure.code, if unknown { "commit-unknown" } else { "store" });
+        assert_eq!(outcome.commits.unknown, unknown);
+        assert_eq!(outcome.discarded.writes, u64::from(!unknown));
         // The log has caught up, so calls are let in again.
         let _ = log(&host).await;
         assert_eq!(get(&host, &kv, "a").await, Value::Null);
@@ -255,7 +265,7 @@ async fn a_failed_commit_is_unknown_if_it_was_decided_and_refused_if_not() {
 /// Promise 8: the same at a commit point inside the tool; it cannot go on as if nothing had happened.
 #[tokio::test]
 async fn a_commit_point_whose_end_is_unknown_ends_the_call() {
-    let store = Faulty::new(true);
+    let store = Faulty::new(true, true);
     let host = small().store_arc(store.clone()).build().expect("a host");
     let kv = load(&host, "kv").await;
     store.failures.store(1, Ordering::SeqCst);

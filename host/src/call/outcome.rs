@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::CallState;
@@ -117,7 +117,7 @@ pub struct Stopped {
 }
 
 /// What a call made durable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commits {
     /// Commit points, the successful end included, that read or wrote something.
     pub points: u64,
@@ -126,12 +126,12 @@ pub struct Commits {
     /// Bytes of keys and values.
     pub bytes: u64,
     /// The store could not say whether the last commit is durable. It is counted neither here nor as discarded.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unknown: bool,
 }
 
 /// Something that left the sandbox.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effect {
     /// As the host function named it.
     pub name: String,
@@ -140,7 +140,7 @@ pub struct Effect {
 }
 
 /// What is known about an effect. There is no "rolled back".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EffectState {
     /// It happened.

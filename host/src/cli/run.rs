@@ -12,8 +12,10 @@ use serde_json::Value;
 use super::exit_code::{WithCode, usage};
 use super::signals::Signals;
 use super::watchdog::{self, Watchdog};
-use super::{ExitCode, build, json_text, print, printable, quantity, say};
+use super::{ExitCode, build, home, json_text, print, printable, quantity, say};
 use crate::call::{Call, End, Outcome, Stopped};
+use crate::log::CheckpointTo;
+use crate::store::sqlite::Sqlite;
 use crate::{Component, DEFAULT_AGENT, Host, HostLimits, Interrupt, Size, Source};
 
 /// What is read of an input at most (bytes); the call's own limit is smaller.
@@ -47,6 +49,11 @@ pub(super) struct Args {
     /// Print the whole outcome as one JSON object
     #[arg(long)]
     json: bool,
+    /// Send signed checkpoints of the log there as well: file:PATH, journald, or command:PROGRAM
+    #[arg(long, value_name = "TO")]
+    checkpoint_to: Option<CheckpointTo>,
+    #[command(flatten)]
+    home: home::Options,
     #[command(flatten)]
     build: build::Options,
 }
@@ -72,7 +79,12 @@ async fn run(
     // What the user asks for bounds the tool, not the component's description of itself: that has the host's own limits.
     let memory_bytes_max = HostLimits::default().memory_bytes_max.max(args.memory);
     let limits = HostLimits { sandboxes_max: 16, memory_bytes_max, ..HostLimits::default() };
-    let host = Host::builder().limits(limits).build()?;
+    let home = args.home.open()?;
+    let mut store = Sqlite::options(&home);
+    if let Some(to) = &args.checkpoint_to {
+        store = store.checkpoint_to(to.clone());
+    }
+    let host = Host::builder().limits(limits).store(store.open()?).cache(&home).build()?;
     signals.stop(&host);
     let loaded = tokio::select! {
         biased;
@@ -104,6 +116,8 @@ async fn run(
         print(&json_text(output))?;
     }
     tell(&outcome, args.json);
+    // The record is complete before the process ends. The watchdog bounds it.
+    host.shutdown().await;
     Ok(ExitCode::from(&outcome.end))
 }
 

@@ -1,9 +1,10 @@
 //! What one entry of the log says.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::call::outcome::micros;
@@ -19,11 +20,11 @@ pub(crate) const CALLS_NAMED_MAX: usize = 1000;
 /// While more records than this wait to be written, an interrupt's entry counts the calls and names none.
 pub(crate) const RECORDS_NAMING_MAX: usize = 1000;
 
-/// One record of the audit log. A store adds what ties it to the others.
-#[derive(Clone, Debug, Serialize)]
+/// One record of the audit log. A store adds what ties it to the others: see [`chain`](super::chain).
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// When; written as RFC 3339, UTC, microseconds.
-    #[serde(serialize_with = "rfc3339_us")]
+    #[serde(with = "rfc3339_us")]
     pub at: SystemTime,
     /// The host that wrote it.
     pub host: HostId,
@@ -33,7 +34,7 @@ pub struct Entry {
 }
 
 /// What happened.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum EntryKind {
@@ -42,10 +43,10 @@ pub enum EntryKind {
         /// Which call.
         call: CallId,
         /// On whose behalf.
-        #[serde(serialize_with = "text")]
+        #[serde(with = "text")]
         agent: Arc<str>,
         /// Which tool.
-        #[serde(serialize_with = "text")]
+        #[serde(with = "text")]
         tool: Arc<str>,
         /// The component's digest.
         component: Option<Digest>,
@@ -56,6 +57,12 @@ pub enum EntryKind {
     Commit {
         /// Which call.
         call: CallId,
+        /// On whose behalf.
+        #[serde(with = "text")]
+        agent: Arc<str>,
+        /// Which tool.
+        #[serde(with = "text")]
+        tool: Arc<str>,
         /// Number of this commit within the call, from one.
         point: u64,
         /// How much.
@@ -88,12 +95,19 @@ pub enum EntryKind {
         /// Which call.
         call: CallId,
         /// On whose behalf.
-        #[serde(serialize_with = "text")]
+        #[serde(with = "text")]
         agent: Arc<str>,
         /// Which tool.
-        #[serde(serialize_with = "text")]
+        #[serde(with = "text")]
         tool: Arc<str>,
         /// Why.
+        why: String,
+    },
+    /// Refusals that were too many to be entered one by one.
+    Refusals {
+        /// How many.
+        count: u64,
+        /// Why, of the last of them.
         why: String,
     },
     /// There was no room for this many entries.
@@ -101,18 +115,100 @@ pub enum EntryKind {
         /// How many.
         entries: u64,
     },
+    /// A host process has opened the store.
+    Opened {
+        /// The process.
+        pid: u32,
+        /// Of estop.
+        version: Cow<'static, str>,
+    },
+    /// A host process has closed the store, with nothing left to enter.
+    Closed,
+    /// A host process ended without closing the store.
+    Died {
+        /// Which host.
+        died: HostId,
+        /// Its process.
+        pid: u32,
+        /// Calls that ended with it, each with an entry of its own.
+        calls: u64,
+    },
+    /// A call ended because its host's process did: whatever it had not committed is gone.
+    CallDied {
+        /// Which call.
+        call: CallId,
+        /// On whose behalf.
+        #[serde(with = "text")]
+        agent: Arc<str>,
+        /// Which tool.
+        #[serde(with = "text")]
+        tool: Arc<str>,
+        /// The host whose process ended.
+        died: HostId,
+        /// What it had committed before.
+        commits: Commits,
+    },
+    /// Whether a commit is durable whose end nobody could tell when it was made.
+    Resolved {
+        /// Which call.
+        call: CallId,
+        /// Number of the commit within the call.
+        point: u64,
+        /// Whether it is.
+        durable: bool,
+    },
+    /// The log could not be written for a while.
+    Gap {
+        /// When the first write failed.
+        #[serde(with = "rfc3339_us")]
+        since: SystemTime,
+        /// Why, of the last failure.
+        why: String,
+        /// Interrupts that went to the alternate sink meanwhile.
+        alternate: u64,
+    },
+    /// What a host that died had written to its alternate sink while the log could not be written.
+    Alternate {
+        /// The host that wrote it.
+        died: HostId,
+        /// The entry as it stands there.
+        entry: Value,
+    },
+    /// A signature over everything before this entry.
+    Checkpoint(super::checkpoint::Checkpoint),
+    /// From here on checkpoints are signed by another key.
+    KeyRotated(super::checkpoint::Rotation),
+    /// The oldest entries were removed, up to a checkpoint, after they had been exported.
+    Pruned {
+        /// The first entry that is left: a checkpoint.
+        first: u64,
+        /// Where the removed entries are.
+        file: String,
+        /// The SHA-256 of that file.
+        sha256: String,
+    },
+    /// A file of the cache was not what this home had put there; the component was compiled anew.
+    Cache {
+        /// The component's digest.
+        component: Digest,
+        /// What was wrong with the file.
+        why: String,
+    },
+    /// An entry of a newer version of estop.
+    #[serde(other)]
+    Unknown,
 }
 
 /// How a call ended. See [`Outcome`].
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EndEntry {
     /// Which call.
     pub call: CallId,
     /// On whose behalf.
-    #[serde(serialize_with = "text")]
+    #[serde(with = "text")]
     pub agent: Arc<str>,
     /// Which tool.
-    #[serde(serialize_with = "text")]
+    #[serde(with = "text")]
     pub tool: Arc<str>,
     /// The component's digest.
     pub component: Option<Digest>,
@@ -121,7 +217,7 @@ pub struct EndEntry {
     /// The start is told by this entry: there is none of its own.
     pub with_start: bool,
     /// `completed`, `failed`, `invalid-input`, `conflict`, `stopped`, `trapped` or `refused`.
-    pub status: &'static str,
+    pub status: Cow<'static, str>,
     /// The tool's code, if it failed.
     pub code: Option<String>,
     /// Why it was stopped.
@@ -150,7 +246,15 @@ pub struct EndEntry {
 
 impl Entry {
     pub(crate) fn new(at_ns: u64, host: HostId, kind: EntryKind) -> Self {
-        Self { at: SystemTime::UNIX_EPOCH + Duration::from_nanos(at_ns), host, kind }
+        Self { at: time(at_ns), host, kind }
+    }
+
+    /// Which commit of which call this is the entry of, if of any.
+    pub(crate) fn commit_point(&self) -> Option<(CallId, u64)> {
+        match &self.kind {
+            EntryKind::Commit { call, point, .. } => Some((*call, *point)),
+            _ => None,
+        }
     }
 
     /// As one JSON object.
@@ -178,7 +282,13 @@ impl EntryKind {
     }
 
     pub(crate) fn committed(call: &CallState) -> Self {
-        EntryKind::Commit { call: call.id, point: call.commits.points() + 1, size: call.commits.pending() }
+        EntryKind::Commit {
+            call: call.id,
+            agent: Arc::clone(&call.agent),
+            tool: Arc::clone(&call.tool),
+            point: call.commits.points() + 1,
+            size: call.commits.pending(),
+        }
     }
 
     pub(crate) fn ended(call: &CallState, outcome: &Outcome) -> Self {
@@ -199,7 +309,7 @@ impl EntryKind {
             parent: call.parent.as_ref().map(|parent| parent.id),
             // The writer knows whether the start has an entry of its own.
             with_start: call.has_started(),
-            status: outcome.end.status(),
+            status: outcome.end.status().into(),
             code: match &outcome.end {
                 End::Failed(failure) => Some(failure.code.clone()),
                 _ => None,
@@ -218,7 +328,7 @@ impl EntryKind {
         }))
     }
 
-    pub(crate) fn interrupted(delivered: &Delivered, reached: usize, calls: Vec<(CallId, Reached)>) -> Self {
+    pub(crate) fn interrupted(delivered: &Delivered, reached: usize, calls: &[(CallId, Reached)]) -> Self {
         let interrupt = &delivered.interrupt;
         EntryKind::Interrupt {
             interrupt: delivered.id,
@@ -228,15 +338,39 @@ impl EntryKind {
             reason: interrupt.reason.clone(),
             grace_us: u64::try_from(interrupt.grace.as_micros()).unwrap_or(u64::MAX),
             reached: reached as u64,
-            calls,
+            calls: calls.to_vec(),
         }
     }
 }
 
-fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(text)
+/// A time of the wall clock from what the log's queue holds.
+pub(crate) fn time(at_ns: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(at_ns)
 }
 
-fn rfc3339_us<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_rfc3339_micros(*at))
+mod text {
+    use super::{Arc, Cow, Deserialize};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+        Ok(Cow::<'de, str>::deserialize(deserializer)?.into())
+    }
+}
+
+mod rfc3339_us {
+    use super::{Cow, Deserialize, SystemTime};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_micros(*at))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
+    }
 }

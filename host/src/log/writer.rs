@@ -12,9 +12,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
-use super::{Entry, EntryKind, FLUSHES_MAX, Flush, Job, Log, Record};
+use super::{Entry, EntryKind, FLUSHES_MAX, Failing, Flush, Job, Log, Record, Stop};
 use crate::gate::Ticket;
 use crate::ids::{CallId, HostId};
 use crate::observer::Observers;
@@ -24,10 +24,16 @@ use crate::store::{Commit, Store, StoreError, Verdict};
 const FLUSH_EVERY: Duration = Duration::from_millis(5);
 /// How long the writer waits before it tries again to write what could not be written.
 const RETRY_EVERY: Duration = Duration::from_millis(50);
+/// How often it tries once the host is gone.
+const LAST_ATTEMPTS_MAX: usize = 3;
 /// Commits in one database transaction: bounds how long the first waits for the last.
 const BATCH_COMMITS_MAX: usize = 1024;
 /// Entries in one database transaction.
 const BATCH_ENTRIES_MAX: usize = 16 * 1024;
+/// Refusals that get entries of their own in each [`REFUSALS_EVERY`]; more are counted, so that whoever asks in vain does
+/// not fill the disk.
+const REFUSALS_MAX: u64 = 100;
+const REFUSALS_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Writer {
     pub(crate) log: Arc<Log>,
@@ -37,26 +43,77 @@ pub(crate) struct Writer {
     pub(crate) space_bytes_max: u64,
 }
 
+/// What was taken from the queues and is not in the store.
+#[derive(Default)]
+struct Unwritten {
+    entries: Vec<Entry>,
+    /// Those of the entries that are interrupts.
+    stops: Vec<Arc<Stop>>,
+}
+
+/// Refusals within the current [`REFUSALS_EVERY`].
+struct Refusals {
+    since: Instant,
+    entered: u64,
+    counted: u64,
+    why: String,
+}
+
+impl Refusals {
+    /// Whether one more gets an entry of its own. Otherwise it is counted.
+    fn admit(&mut self, why: &str, counted_only: bool) -> bool {
+        if self.since.elapsed() > REFUSALS_EVERY {
+            (self.since, self.entered) = (Instant::now(), 0);
+        }
+        self.entered += 1;
+        let admitted = self.entered <= REFUSALS_MAX && !counted_only;
+        if !admitted {
+            self.counted += 1;
+            why.clone_into(&mut self.why);
+        }
+        admitted
+    }
+
+    /// What was counted, once that may be entered.
+    fn take(&mut self, now: bool) -> Option<EntryKind> {
+        let due = self.counted > 0 && (now || self.since.elapsed() > REFUSALS_EVERY);
+        due.then(|| EntryKind::Refusals {
+            count: std::mem::take(&mut self.counted),
+            why: std::mem::take(&mut self.why),
+        })
+    }
+}
+
 impl Writer {
     pub(crate) fn start(self) -> std::io::Result<()> {
-        thread::Builder::new().name("estop-log".into()).spawn(move || self.serve())?;
+        thread::Builder::new().name("estop-log".into()).spawn(move || {
+            let _ = self.log.writer.set(thread::current());
+            self.serve();
+            self.store.detach(self.host);
+            self.log.ended.send_replace(true);
+            self.log.end_alternate();
+        })?;
         Ok(())
     }
 
-    fn serve(self) {
-        let _ = self.log.writer.set(thread::current());
-        let mut unwritten: Vec<Entry> = Vec::new();
+    fn serve(&self) {
+        let mut unwritten = Unwritten::default();
         let mut waiting: Vec<Flush> = Vec::new();
         // Calls that run and whose start has an entry of its own.
         let mut started: HashSet<CallId> = HashSet::new();
+        let mut refusals = Refusals { since: Instant::now(), entered: 0, counted: 0, why: String::new() };
+        let mut last_attempts = 0;
         loop {
             // Read before the queues: what was recorded before the stop is then still found in them. In the same way
             // whoever waits is taken before the records that it waits for.
             let stopping = self.log.stop.load(Ordering::Acquire);
             waiting.extend(iter::from_fn(|| self.log.flushes.pop()).take(FLUSHES_MAX));
             let jobs: Vec<Job> = iter::from_fn(|| self.log.commits.pop()).take(BATCH_COMMITS_MAX).collect();
-            let all_taken = self.take_records(&mut unwritten, &mut started);
-            if jobs.is_empty() && unwritten.is_empty() && waiting.is_empty() {
+            let all_taken = self.take_records(&mut unwritten, &mut started, &mut refusals);
+            let idle = jobs.is_empty() && unwritten.entries.is_empty();
+            let counted = refusals.take(idle || stopping || !waiting.is_empty());
+            unwritten.entries.extend(counted.map(|kind| self.entry(kind)));
+            if jobs.is_empty() && unwritten.entries.is_empty() && waiting.is_empty() {
                 if stopping {
                     return;
                 }
@@ -71,11 +128,12 @@ impl Writer {
                 }
             }
             if written.is_err() {
-                if stopping {
+                last_attempts += usize::from(stopping);
+                if last_attempts >= LAST_ATTEMPTS_MAX {
                     return;
                 }
                 thread::park_timeout(RETRY_EVERY);
-            } else if all_taken && self.log.commits.is_empty() {
+            } else if all_taken && self.log.commits.is_empty() && !stopping {
                 thread::park_timeout(FLUSH_EVERY);
             }
         }
@@ -96,10 +154,11 @@ impl Writer {
     }
 
     /// Turns what was recorded into entries, as far as there is room; says whether there was.
-    fn take_records(&self, entries: &mut Vec<Entry>, started: &mut HashSet<CallId>) -> bool {
-        let room = BATCH_ENTRIES_MAX.saturating_sub(entries.len());
+    fn take_records(&self, unwritten: &mut Unwritten, started: &mut HashSet<CallId>, refusals: &mut Refusals) -> bool {
+        let room = BATCH_ENTRIES_MAX.saturating_sub(unwritten.entries.len());
         let records: Vec<(u64, Record)> = iter::from_fn(|| self.log.records.pop()).take(room).collect();
         let all_taken = records.len() < room;
+        let short_of_room = self.log.shortage.load().is_some();
         for (at_ns, record) in records {
             let kind = match record {
                 Record::Started(call) => {
@@ -108,23 +167,33 @@ impl Writer {
                     started.insert(call.id);
                     EntryKind::started(&call)
                 }
+                Record::Ended(EntryKind::Refusal { why, .. }) if !refusals.admit(&why, short_of_room) => continue,
                 Record::Ended(mut kind) => {
                     if let EntryKind::End(end) = &mut kind {
                         end.with_start &= !started.remove(&end.call);
                     }
                     kind
                 }
-                Record::Interrupted { delivered, reached, calls } => EntryKind::interrupted(&delivered, reached, calls),
+                Record::Noted(kind) => kind,
+                Record::Interrupted(stop) => {
+                    let kind = stop.kind();
+                    unwritten.stops.push(stop);
+                    kind
+                }
             };
-            entries.push(Entry::new(at_ns, self.host, kind));
+            unwritten.entries.push(Entry::new(at_ns, self.host, kind));
         }
         if all_taken {
             let lost = self.log.lost.swap(0, Ordering::AcqRel);
             if lost > 0 {
-                entries.push(Entry::new((self.log.wall_ns)(), self.host, EntryKind::Lost { entries: lost }));
+                unwritten.entries.push(self.entry(EntryKind::Lost { entries: lost }));
             }
         }
         all_taken
+    }
+
+    fn entry(&self, kind: EntryKind) -> Entry {
+        Entry::new((self.log.wall_ns)(), self.host, kind)
     }
 
     fn show(&self, entry: &Entry) {
@@ -132,8 +201,8 @@ impl Writer {
         self.observers.entry(entry);
     }
 
-    /// One batch. What could not be written stays in `entries` and is tried again.
-    fn write(&self, jobs: &[Job], entries: &mut Vec<Entry>) -> Result<(), StoreError> {
+    /// One batch. What could not be written stays in `unwritten` and is tried again, first and in the same order.
+    fn write(&self, jobs: &[Job], unwritten: &mut Unwritten) -> Result<(), StoreError> {
         let decided: Vec<Cell<bool>> = jobs.iter().map(|_| Cell::new(false)).collect();
         let decide: Vec<_> = jobs
             .iter()
@@ -156,18 +225,20 @@ impl Writer {
                 reads: &job.reads,
                 writes: &job.writes,
                 space_bytes_max: self.space_bytes_max,
-                entry: Entry::new((self.log.wall_ns)(), self.host, EntryKind::committed(&job.call)),
+                entry: self.entry(EntryKind::committed(&job.call)),
                 decide,
             })
             .collect();
+        self.log.writing_since_ms.store(self.log.now_ms(), Ordering::Release);
         // A store that panics or forgets a commit may not leave calls waiting for ever.
-        let written = catch_unwind(AssertUnwindSafe(|| self.store.write(&mut commits, entries)))
-            .unwrap_or_else(|_| Err(StoreError::Io("it panicked".into())))
+        let written = catch_unwind(AssertUnwindSafe(|| self.store.write(&mut commits, &unwritten.entries)))
+            .unwrap_or_else(|_| Err(StoreError::Unknown("it panicked".into())))
             .and_then(|verdicts| {
                 let complete = verdicts.len() == jobs.len();
-                if complete { Ok(verdicts) } else { Err(StoreError::Io("it forgot a commit".into())) }
+                if complete { Ok(verdicts) } else { Err(StoreError::Unknown("it forgot a commit".into())) }
             });
-        let failed_before = self.log.failing.swap(written.is_err(), Ordering::AcqRel);
+        self.log.writing_since_ms.store(0, Ordering::Release);
+        self.trouble(written.as_ref().err(), unwritten);
         match written {
             Ok(verdicts) => {
                 for ((job, commit), verdict) in jobs.iter().zip(&commits).zip(verdicts) {
@@ -179,20 +250,51 @@ impl Writer {
                         resolve(job, Ticket::None, verdict);
                     }
                 }
-                entries.drain(..).for_each(|entry| self.show(&entry));
+                unwritten.entries.drain(..).for_each(|entry| self.show(&entry));
+                unwritten.stops.drain(..).for_each(|stop| stop.entered.store(true, Ordering::Release));
                 Ok(())
             }
             Err(error) => {
-                if !failed_before {
-                    tracing::error!(%error, "the log cannot be written: new calls are refused until it can");
-                }
                 for (job, decided) in jobs.iter().zip(&decided) {
-                    let ticket = if decided.get() { Ticket::Failed } else { Ticket::None };
+                    let unknown = decided.get() && matches!(error, StoreError::Unknown(_));
+                    let ticket = if unknown { Ticket::Failed } else { Ticket::None };
                     resolve(job, ticket, Verdict::Refused(error.clone()));
                 }
                 Err(error)
             }
         }
+    }
+
+    /// Lets nobody in while the store cannot be written, or wants to be left alone; and enters that it was so, with what
+    /// is written first once it works again.
+    fn trouble(&self, error: Option<&StoreError>, unwritten: &mut Unwritten) {
+        let shortage = self.store.shortage();
+        match error {
+            None => {
+                if self.log.failing.swap(None).is_some() {
+                    tracing::warn!("the log can be written again");
+                    self.log.alternate.written.store(0, Ordering::Release);
+                }
+            }
+            Some(error) => {
+                let failing = self.log.failing.load();
+                if failing.is_none() {
+                    tracing::error!(%error, "the log cannot be written: new calls are refused until it can");
+                }
+                let since = failing.as_ref().map_or_else(SystemTime::now, |failing| failing.since);
+                let why = error.to_string();
+                let alternate = self.log.alternate.written.load(Ordering::Acquire);
+                let gap = EntryKind::Gap { since, why: why.clone(), alternate };
+                let entered = unwritten.entries.iter_mut().find(|e| matches!(e.kind, EntryKind::Gap { .. }));
+                match entered {
+                    Some(entry) => entry.kind = gap,
+                    None => unwritten.entries.push(self.entry(gap)),
+                }
+                self.log.failing.store(Some(Arc::new(Failing { since, why })));
+            }
+        }
+        self.log.troubled.store(error.is_some() || shortage.is_some(), Ordering::Release);
+        self.log.shortage.store(shortage.map(Arc::new));
     }
 }
 

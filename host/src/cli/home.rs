@@ -1,0 +1,32 @@
+//! Which home a command works on.
+
+use std::path::PathBuf;
+
+use crate::Home;
+use crate::store::sqlite::Look;
+
+/// Flattened into every command that has to do with a home.
+#[derive(clap::Args)]
+// Others are called `Options` too, and clap takes the name for the group's.
+#[group(skip)]
+pub(super) struct Options {
+    /// Where state, log and keys are kept; ESTOP_HOME, else `estop` under XDG_STATE_HOME or ~/.local/state
+    #[arg(long, value_name = "DIR")]
+    home: Option<PathBuf>,
+}
+
+impl Options {
+    /// The home, made if it is not there.
+    pub(super) fn open(&self) -> anyhow::Result<Home> {
+        let path = match &self.home {
+            Some(path) => path.clone(),
+            None => Home::default_path()?,
+        };
+        Ok(Home::open(path)?)
+    }
+
+    /// The home's database, for looking.
+    pub(super) fn look(&self) -> anyhow::Result<Look> {
+        Ok(Look::open(&self.open()?)?)
+    }
+}
