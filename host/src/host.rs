@@ -26,7 +26,7 @@ use crate::ids::HostId;
 use crate::interrupt::preempter::Preempter;
 use crate::interrupt::{Cause, HOST_ACTOR, Interrupt, Interruption, Scope};
 use crate::inventory::Inventory;
-use crate::log::writer::Writer;
+use crate::log::writer::{Pen, Writer};
 use crate::log::{Entry, Log, alternate};
 use crate::observer::{Observer, Observers};
 use crate::sandbox::CallCtx;
@@ -209,13 +209,14 @@ impl HostBuilder {
         let id = HostId::generate();
         self.store.attach(id)?;
         alternate::start(&log, id, self.store.alternate(id))?;
-        let writer = Writer {
+        let writer = Arc::new(Writer {
             log: Arc::clone(&log),
             store: Arc::clone(&self.store),
             observers: Observers::start(self.observers)?,
             host: id,
             space_bytes_max: self.call_limits.state.space_bytes_max,
-        };
+            pen: Mutex::new(Pen::new()),
+        });
         let core = Arc::new(Core {
             preempter: Preempter::start(engine.weak(), Arc::clone(&inventory), calls_max)?,
             workers: Workers::start(workers, &io.handle)?,
@@ -233,6 +234,7 @@ impl HostBuilder {
             engine,
             inventory,
             log,
+            writer: Arc::clone(&writer),
             io,
             id,
         });
@@ -304,7 +306,9 @@ impl Host {
     /// Lets nothing new begin, stops what runs, and waits until all of it is released and in the log, and the log is
     /// signed and closed. Without a bound of its own: a host function that never returns keeps its call, and this.
     pub async fn shutdown(&self) {
-        self.open.close().released().await;
+        if let Some(interruption) = self.open.close() {
+            interruption.released().await;
+        }
         self.open.core.log.stop();
         self.open.core.log.ended().await;
     }
@@ -330,9 +334,12 @@ impl Host {
 }
 
 impl Open {
-    fn close(&self) -> Interruption {
+    /// Lets nobody in any more, and stops what is in.
+    fn close(&self) -> Option<Interruption> {
         self.core.closing.swap(true, Ordering::AcqRel);
-        self.core.interrupt(Scope::Everything, Interrupt::new(Cause::Shutdown, HOST_ACTOR))
+        // Whoever registers after this look finds the host closing. There is nothing to stop, and nothing to enter.
+        let shutdown = || self.core.interrupt(Scope::Everything, Interrupt::new(Cause::Shutdown, HOST_ACTOR));
+        (self.core.inventory.live() > 0).then(shutdown)
     }
 }
 
@@ -351,6 +358,7 @@ pub(crate) struct Core {
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) workers: Workers,
     pub(crate) log: Arc<Log>,
+    pub(crate) writer: Arc<Writer>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tools: Tools,

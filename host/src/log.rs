@@ -167,15 +167,7 @@ impl Log {
     }
 
     /// Hands a transaction to the committer, whose ticket is queued already.
-    pub(crate) fn commit(
-        &self,
-        call: &Arc<CallState>,
-        space: Space,
-        reads: Vec<Read>,
-        writes: Vec<Write>,
-        last: bool,
-    ) -> Result<(), StoreError> {
-        let job = Job { call: Arc::clone(call), space, reads, writes, last };
+    pub(crate) fn commit(&self, job: Job) -> Result<(), StoreError> {
         self.commits.push(job).map_err(|_| StoreError::Busy)?;
         self.asleep.store(false, Ordering::SeqCst);
         self.unpark();

@@ -176,13 +176,22 @@ pub trait Store: Send + Sync + 'static {
         keys_max: usize,
     ) -> BoxFuture<'a, Result<Listing, StoreError>>;
 
-    /// One database transaction: for each commit validates its reads, asks `decide`, applies its writes and appends its
-    /// entry; then appends `entries`; then makes it all durable at once. One verdict for each commit, in order.
+    /// One database transaction: appends `entries`, which is what happened before; then, for each commit, validates its
+    /// reads, asks `decide`, applies its writes and appends its entry; then makes it all durable at once. One verdict for
+    /// each commit, in order.
     ///
     /// # Errors
     /// Nothing of the batch is durable, and nothing of it ever will be; except after [`StoreError::Unknown`], when it may
     /// be. Then the next batch begins with the same `entries`, and the store leaves out what turns out to be there.
     fn write(&self, commits: &mut [Commit<'_>], entries: &[Entry]) -> Result<Vec<Verdict>, StoreError>;
+
+    /// As `write`, if that can be done without waiting for anybody else before `decide` is asked. `None`: nothing was
+    /// done. Called on a guest worker, by the only call of a host: the I/O after the decision is what a stop waits for
+    /// anyway. A store that cannot promise it leaves this as it is.
+    fn write_now(&self, commits: &mut [Commit<'_>], entries: &[Entry]) -> Option<Result<Vec<Verdict>, StoreError>> {
+        let _ = (commits, entries);
+        None
+    }
 
     /// Up to `count_max` entries of the log from position `from`, oldest first.
     fn entries(&self, from: u64, count_max: usize) -> Result<Vec<Entry>, StoreError>;

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::call::CallState;
 use crate::gate::Ticket;
 use crate::host::Core;
+use crate::log::Job;
 use crate::store::{Key, Listing, Read, Space, Store, StoreError, Verdict, Versioned, Write};
 
 /// Bounds on what one call may keep.
@@ -331,7 +332,11 @@ async fn submit(
     if call.gate.queue().is_err() {
         return Committed::Interrupted;
     }
-    if let Err(error) = core.log.commit(call, space, reads, writes, last) {
+    let job = Job { call: Arc::clone(call), space, reads, writes, last };
+    // The end of a call that is alone: no guest needs this worker, and an interrupt finds the call suspended.
+    let here = last && core.workers.count() > 1 && core.inventory.live() == 1;
+    let submitted = if here { core.writer.write_here(job) } else { core.log.commit(job) };
+    if let Err(error) = submitted {
         call.gate.resolve(Ticket::None);
         return Committed::Refused(error);
     }

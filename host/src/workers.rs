@@ -60,6 +60,11 @@ impl Workers {
         Ok(Self { shared })
     }
 
+    /// How many threads there are.
+    pub(crate) fn count(&self) -> usize {
+        self.shared.threads.len()
+    }
+
     /// Runs a future on the workers. It is detached: whoever needs its result has it sent.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         let shared = Arc::clone(&self.shared);

@@ -38,10 +38,17 @@ fn main() {
 
     println!("{:<44} {:>12} {:>12} {:>7}", "", "ours", "beside", "ratio");
     compare_for(
-        "one committed write, alone (each)",
+        "one committed write, alone (caller polls)",
         ROUNDS,
         200,
         || (0..200).for_each(|n| spin(set(&durable, &kv, n))),
+        || (0..200).for_each(|n| plain.transaction(n, 1)),
+    );
+    compare_for(
+        "the same (caller sleeps)",
+        ROUNDS,
+        200,
+        || (0..200).for_each(|n| runtime.block_on(set(&durable, &kv, n))),
         || (0..200).for_each(|n| plain.transaction(n, 1)),
     );
     compare_for(

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use estop::store::StoreError;
 use estop::store::sqlite::{Look, Sqlite};
 use estop::{Home, HostBuilder};
 use serde_json::Value;
@@ -48,6 +49,14 @@ impl Temporary {
             Ok(store) => Arc::new(store),
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// The store of this home, reached through a VFS of SQLite.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn store_through(&self, vfs: &str) -> Result<Arc<Sqlite>, StoreError> {
+        Sqlite::options(&self.home).vfs(vfs).open().map(Arc::new)
     }
 
     /// A small host on this home.

@@ -8,6 +8,7 @@ pub mod counter;
 pub mod guests;
 pub mod held;
 pub mod home;
+pub mod ledger;
 pub mod probe;
 pub mod stage;
 

@@ -1,4 +1,7 @@
-//! The committer and log writer: the one thread that calls [`Store::write`].
+//! The committer and log writer: what calls [`Store::write`], one thread at a time.
+//!
+//! A thread of its own does it; except that a call which is alone in its host commits its end on the worker that ran it, if
+//! the store can do so without waiting for others: the commit is done before two other threads would have been woken.
 //!
 //! It puts the commits of many calls and everything there is to enter into one database transaction. A commit is begun
 //! at once; entries alone wait up to [`FLUSH_EVERY`], so that a call's start and end usually become one entry.
@@ -6,15 +9,16 @@
 //! Invariant: a ticket is resolved exactly once, after its batch, and the counts of the call are right before it is.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{Entry, EntryKind, FLUSHES_MAX, Failing, Flush, Job, Log, Record, Stop};
+use crate::call::CallState;
 use crate::gate::Ticket;
 use crate::ids::{CallId, HostId};
 use crate::observer::Observers;
@@ -41,6 +45,37 @@ pub(crate) struct Writer {
     pub(crate) observers: Observers,
     pub(crate) host: HostId,
     pub(crate) space_bytes_max: u64,
+    /// Whoever has it writes.
+    pub(crate) pen: Mutex<Pen>,
+}
+
+/// What is between the queues and the store.
+pub(crate) struct Pen {
+    unwritten: Unwritten,
+    waiting: Vec<Flush>,
+    /// Calls that run and whose start has an entry of its own.
+    started: HashSet<CallId>,
+    refusals: Refusals,
+}
+
+impl Pen {
+    pub(crate) fn new() -> Self {
+        let refusals = Refusals { since: Instant::now(), entered: 0, counted: 0, why: String::new() };
+        Self { unwritten: Unwritten::default(), waiting: Vec::new(), started: HashSet::new(), refusals }
+    }
+}
+
+/// What one turn of the writer found.
+enum Turn {
+    /// There was nothing to write; something may be soon.
+    Idle {
+        soon: bool,
+    },
+    /// A batch is in the store. `all`: everything that was there.
+    Written {
+        all: bool,
+    },
+    Failed,
 }
 
 /// What was taken from the queues and is not in the store.
@@ -49,6 +84,15 @@ struct Unwritten {
     entries: Vec<Entry>,
     /// Those of the entries that are interrupts.
     stops: Vec<Arc<Stop>>,
+    /// Calls that were started a moment ago: what is written for others' sake does not part a start from its end.
+    starts: HashMap<CallId, Begun>,
+}
+
+/// A call whose start may become one entry with its end.
+struct Begun {
+    at_ns: u64,
+    seen: Instant,
+    call: Weak<CallState>,
 }
 
 /// Refusals within the current [`REFUSALS_EVERY`].
@@ -85,7 +129,7 @@ impl Refusals {
 }
 
 impl Writer {
-    pub(crate) fn start(self) -> std::io::Result<()> {
+    pub(crate) fn start(self: Arc<Self>) -> std::io::Result<()> {
         thread::Builder::new().name("estop-log".into()).spawn(move || {
             let _ = self.log.writer.set(thread::current());
             self.serve();
@@ -96,47 +140,81 @@ impl Writer {
         Ok(())
     }
 
+    /// Commits a job on the thread that brings it, which saves waking two others; if that could mean waiting for somebody,
+    /// the writer's thread does it.
+    pub(crate) fn write_here(&self, job: Job) -> Result<(), StoreError> {
+        let pen = self.pen.try_lock().ok().filter(|_| !self.log.troubled.load(Ordering::Acquire));
+        let Some(mut pen) = pen else { return self.log.commit(job) };
+        self.turn(&mut pen, Some(job), false);
+        Ok(())
+    }
+
     fn serve(&self) {
-        let mut unwritten = Unwritten::default();
-        let mut waiting: Vec<Flush> = Vec::new();
-        // Calls that run and whose start has an entry of its own.
-        let mut started: HashSet<CallId> = HashSet::new();
-        let mut refusals = Refusals { since: Instant::now(), entered: 0, counted: 0, why: String::new() };
         let mut last_attempts = 0;
         loop {
-            // Read before the queues: what was recorded before the stop is then still found in them. In the same way
-            // whoever waits is taken before the records that it waits for.
+            // Read before the queues: what was recorded before the stop is then still found in them.
             let stopping = self.log.stop.load(Ordering::Acquire);
-            waiting.extend(iter::from_fn(|| self.log.flushes.pop()).take(FLUSHES_MAX));
-            let jobs: Vec<Job> = iter::from_fn(|| self.log.commits.pop()).take(BATCH_COMMITS_MAX).collect();
-            let all_taken = self.take_records(&mut unwritten, &mut started, &mut refusals);
-            let idle = jobs.is_empty() && unwritten.entries.is_empty();
-            let counted = refusals.take(idle || stopping || !waiting.is_empty());
-            unwritten.entries.extend(counted.map(|kind| self.entry(kind)));
-            if jobs.is_empty() && unwritten.entries.is_empty() && waiting.is_empty() {
-                if stopping {
-                    return;
+            let turn = self.turn(&mut self.pen.lock().unwrap_or_else(PoisonError::into_inner), None, stopping);
+            match turn {
+                Turn::Idle { .. } if stopping => return,
+                Turn::Idle { soon: true } => thread::park_timeout(FLUSH_EVERY),
+                Turn::Idle { soon: false } => self.rest(),
+                Turn::Failed => {
+                    last_attempts += usize::from(stopping);
+                    if last_attempts >= LAST_ATTEMPTS_MAX {
+                        return;
+                    }
+                    thread::park_timeout(RETRY_EVERY);
                 }
-                self.rest();
-                continue;
-            }
-            let written = self.write(&jobs, &mut unwritten);
-            if all_taken || written.is_err() {
-                for done in waiting.drain(..) {
-                    // Whoever waited may have gone away.
-                    let _ = done.send(written.clone());
+                Turn::Written { all } if all && self.log.commits.is_empty() && !stopping => {
+                    thread::park_timeout(FLUSH_EVERY);
                 }
-            }
-            if written.is_err() {
-                last_attempts += usize::from(stopping);
-                if last_attempts >= LAST_ATTEMPTS_MAX {
-                    return;
-                }
-                thread::park_timeout(RETRY_EVERY);
-            } else if all_taken && self.log.commits.is_empty() && !stopping {
-                thread::park_timeout(FLUSH_EVERY);
+                Turn::Written { .. } => {}
             }
         }
+    }
+
+    /// Leaves jobs to the writer's thread.
+    fn hand_over(&self, jobs: Vec<Job>) {
+        for job in jobs {
+            let call = Arc::clone(&job.call);
+            if let Err(error) = self.log.commit(job) {
+                call.set_verdict(Verdict::Refused(error));
+                call.gate.resolve(Ticket::None);
+                call.wake();
+            }
+        }
+    }
+
+    /// Takes what is in the queues and writes it as one batch. `first`: only if that waits for nobody.
+    fn turn(&self, pen: &mut Pen, first: Option<Job>, stopping: bool) -> Turn {
+        let Pen { unwritten, waiting, started, refusals } = pen;
+        let here = first.is_some();
+        // Whoever waits is taken before the records that it waits for.
+        waiting.extend(iter::from_fn(|| self.log.flushes.pop()).take(FLUSHES_MAX));
+        let queued = iter::from_fn(|| self.log.commits.pop());
+        let jobs: Vec<Job> = first.into_iter().chain(queued).take(BATCH_COMMITS_MAX).collect();
+        let now = stopping || !waiting.is_empty();
+        let all_taken = self.take_records(unwritten, started, refusals, now);
+        let counted = refusals.take(now || (jobs.is_empty() && unwritten.entries.is_empty()));
+        unwritten.entries.extend(counted.map(|kind| self.entry(kind)));
+        if jobs.is_empty() && unwritten.entries.is_empty() && waiting.is_empty() {
+            return Turn::Idle { soon: !unwritten.starts.is_empty() };
+        }
+        let written = match self.write(&jobs, unwritten, here) {
+            Some(written) => written,
+            None => {
+                self.hand_over(jobs);
+                return Turn::Idle { soon: true };
+            }
+        };
+        if all_taken || written.is_err() {
+            for done in waiting.drain(..) {
+                // Whoever waited may have gone away.
+                let _ = done.send(written.clone());
+            }
+        }
+        if written.is_ok() { Turn::Written { all: all_taken } } else { Turn::Failed }
     }
 
     /// Waits without a time-out, unless something came meanwhile.
@@ -153,8 +231,15 @@ impl Writer {
         }
     }
 
-    /// Turns what was recorded into entries, as far as there is room; says whether there was.
-    fn take_records(&self, unwritten: &mut Unwritten, started: &mut HashSet<CallId>, refusals: &mut Refusals) -> bool {
+    /// Turns what was recorded into entries, as far as there is room; says whether there was. `now`: all of it, because
+    /// somebody waits for it.
+    fn take_records(
+        &self,
+        unwritten: &mut Unwritten,
+        started: &mut HashSet<CallId>,
+        refusals: &mut Refusals,
+        now: bool,
+    ) -> bool {
         let room = BATCH_ENTRIES_MAX.saturating_sub(unwritten.entries.len());
         let records: Vec<(u64, Record)> = iter::from_fn(|| self.log.records.pop()).take(room).collect();
         let all_taken = records.len() < room;
@@ -163,13 +248,15 @@ impl Writer {
             let kind = match record {
                 Record::Started(call) => {
                     // If it has ended, the entry of its end tells both.
-                    let Some(call) = call.upgrade().filter(|call| !call.is_released()) else { continue };
-                    started.insert(call.id);
-                    EntryKind::started(&call)
+                    if let Some(id) = call.upgrade().filter(|call| !call.is_released()).map(|call| call.id) {
+                        unwritten.starts.insert(id, Begun { at_ns, seen: Instant::now(), call });
+                    }
+                    continue;
                 }
                 Record::Ended(EntryKind::Refusal { why, .. }) if !refusals.admit(&why, short_of_room) => continue,
                 Record::Ended(mut kind) => {
                     if let EntryKind::End(end) = &mut kind {
+                        unwritten.starts.remove(&end.call);
                         end.with_start &= !started.remove(&end.call);
                     }
                     kind
@@ -182,6 +269,12 @@ impl Writer {
                 }
             };
             unwritten.entries.push(Entry::new(at_ns, self.host, kind));
+        }
+        for (id, begun) in unwritten.starts.extract_if(|_, begun| now || begun.seen.elapsed() >= FLUSH_EVERY) {
+            if let Some(call) = begun.call.upgrade().filter(|call| !call.is_released()) {
+                started.insert(id);
+                unwritten.entries.push(Entry::new(begun.at_ns, self.host, EntryKind::started(&call)));
+            }
         }
         if all_taken {
             let lost = self.log.lost.swap(0, Ordering::AcqRel);
@@ -201,8 +294,9 @@ impl Writer {
         self.observers.entry(entry);
     }
 
-    /// One batch. What could not be written stays in `unwritten` and is tried again, first and in the same order.
-    fn write(&self, jobs: &[Job], unwritten: &mut Unwritten) -> Result<(), StoreError> {
+    /// One batch. What could not be written stays in `unwritten` and is tried again, first and in the same order. `None`:
+    /// it was not tried, because somebody else would have to be waited for, `here`.
+    fn write(&self, jobs: &[Job], unwritten: &mut Unwritten, here: bool) -> Option<Result<(), StoreError>> {
         let decided: Vec<Cell<bool>> = jobs.iter().map(|_| Cell::new(false)).collect();
         let decide: Vec<_> = jobs
             .iter()
@@ -230,16 +324,20 @@ impl Writer {
             })
             .collect();
         self.log.writing_since_ms.store(self.log.now_ms(), Ordering::Release);
+        let mut write = || match here {
+            true => self.store.write_now(&mut commits, &unwritten.entries),
+            false => Some(self.store.write(&mut commits, &unwritten.entries)),
+        };
         // A store that panics or forgets a commit may not leave calls waiting for ever.
-        let written = catch_unwind(AssertUnwindSafe(|| self.store.write(&mut commits, &unwritten.entries)))
-            .unwrap_or_else(|_| Err(StoreError::Unknown("it panicked".into())))
-            .and_then(|verdicts| {
-                let complete = verdicts.len() == jobs.len();
-                if complete { Ok(verdicts) } else { Err(StoreError::Unknown("it forgot a commit".into())) }
-            });
+        let written = catch_unwind(AssertUnwindSafe(&mut write))
+            .unwrap_or_else(|_| Some(Err(StoreError::Unknown("it panicked".into()))));
         self.log.writing_since_ms.store(0, Ordering::Release);
+        let written = written?.and_then(|verdicts| {
+            let complete = verdicts.len() == jobs.len();
+            if complete { Ok(verdicts) } else { Err(StoreError::Unknown("it forgot a commit".into())) }
+        });
         self.trouble(written.as_ref().err(), unwritten);
-        match written {
+        Some(match written {
             Ok(verdicts) => {
                 for ((job, commit), verdict) in jobs.iter().zip(&commits).zip(verdicts) {
                     if matches!(verdict, Verdict::Applied) {
@@ -262,7 +360,7 @@ impl Writer {
                 }
                 Err(error)
             }
-        }
+        })
     }
 
     /// Lets nobody in while the store cannot be written, or wants to be left alone; and enters that it was so, with what

@@ -274,10 +274,10 @@ async fn entries_are_written_with_their_commits_and_in_order(suite: &Suite) {
         reads: &[],
         writes: &writes,
         space_bytes_max: NO_LIMIT,
-        entry: entry(1),
+        entry: entry(3),
         decide: &|| true,
     };
-    suite.store.write(&mut [commit], &[entry(2), entry(3)]).expect("a batch can be written");
+    suite.store.write(&mut [commit], &[entry(1), entry(2)]).expect("a batch can be written");
     suite.store.write(&mut [], &[entry(4)]).expect("entries can be written alone");
     assert_eq!(suite.entries(), [1, 2, 3, 4]);
     let some = suite.store.entries(1, 2).expect("the log can be read");

@@ -155,6 +155,11 @@ impl Store for Memory {
     }
 
     fn write(&self, commits: &mut [Commit<'_>], entries: &[Entry]) -> Result<Vec<Verdict>, StoreError> {
+        let mut inner = self.lock();
+        for entry in entries {
+            inner.append(entry.clone());
+        }
+        drop(inner);
         let mut verdicts = Vec::with_capacity(commits.len());
         for commit in commits {
             // For each anew: readers of other calls wait for one commit at most.
@@ -176,10 +181,6 @@ impl Store for Memory {
                 inner.append(commit.entry.clone());
                 Verdict::Applied
             });
-        }
-        let mut inner = self.lock();
-        for entry in entries {
-            inner.append(entry.clone());
         }
         Ok(verdicts)
     }

@@ -82,8 +82,8 @@ impl SqliteOptions {
     /// It cannot be opened, is of a newer version, is not ours, or is held by another process.
     pub fn open(self) -> Result<Sqlite, StoreError> {
         let Self { home, vfs, free_bytes_min, checkpoint_to } = self;
-        let place = Place { home: home.clone(), vfs };
-        let mut writer = Writer::new(place.clone(), Reserve::new(home.path().join("reserve"), free_bytes_min));
+        let place = Place::new(&home, vfs);
+        let mut writer = Writer::new(place.again(), Reserve::new(home.path().join("reserve"), free_bytes_min));
         let named = writer.transact(|batch| match batch.meta("home")? {
             Some(_) => Ok(()),
             None => batch.set_meta("home", &HomeId::generate().to_string()),
@@ -91,7 +91,7 @@ impl SqliteOptions {
         named.map_err(Failure::into_error)?;
         let thread = |error: std::io::Error| StoreError::Io(format!("cannot start a thread: {error}"));
         Ok(Sqlite {
-            readers: Readers::start(place.clone()).map_err(thread)?,
+            readers: Readers::start(place.again()).map_err(thread)?,
             checkpoints: checkpoint_to.map(Checkpoints::start).transpose().map_err(thread)?,
             home,
             place,
@@ -187,6 +187,14 @@ impl Store for Sqlite {
         let written = self.writer().write(commits, entries)?;
         self.send(written.checkpoint);
         Ok(written.verdicts)
+    }
+
+    fn write_now(&self, commits: &mut [Commit<'_>], entries: &[Entry]) -> Option<Result<Vec<Verdict>, StoreError>> {
+        let written = self.writer.try_lock().ok()?.write_now(commits, entries)?;
+        Some(written.map(|written| {
+            self.send(written.checkpoint);
+            written.verdicts
+        }))
     }
 
     fn entries(&self, from: u64, count_max: usize) -> Result<Vec<Entry>, StoreError> {

@@ -5,6 +5,8 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,13 +35,33 @@ const WRITE_LOCK_BYTE: u64 = 120;
 const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
 
 /// Where the database is, and through which VFS of SQLite it is reached.
-#[derive(Clone)]
 pub(super) struct Place {
-    pub(super) home: Home,
-    pub(super) vfs: Option<String>,
+    home: Home,
+    vfs: Option<String>,
+    /// Its connections wait for other processes.
+    patient: Arc<AtomicBool>,
 }
 
 impl Place {
+    pub(super) fn new(home: &Home, vfs: Option<String>) -> Self {
+        Self { home: home.clone(), vfs, patient: Arc::new(AtomicBool::new(true)) }
+    }
+
+    /// The same, with a patience of its own.
+    pub(super) fn again(&self) -> Self {
+        Self::new(&self.home, self.vfs.clone())
+    }
+
+    /// The home that it is in.
+    pub(super) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Whether its connections wait for other processes from now on.
+    pub(super) fn set_patient(&self, patient: bool) {
+        self.patient.store(patient, Ordering::Release);
+    }
+
     /// Opens the database for reading and writing, and makes or migrates it if need be.
     pub(super) fn open(&self) -> Result<Connection, StoreError> {
         if rusqlite::version_number() < SQLITE_VERSION_MIN {
@@ -86,8 +108,12 @@ impl Place {
         };
         let set_up = opened.and_then(|mut connection| {
             let mut began = None;
+            let patient = Arc::clone(&self.patient);
             // SQLite's own handler sleeps for milliseconds at once, which is longer than a commit takes.
             connection.busy_handler(Some(move |times: i32| {
+                if !patient.load(Ordering::Acquire) {
+                    return false;
+                }
                 if times == 0 {
                     began = Some(Instant::now());
                 }

@@ -55,7 +55,7 @@ impl Look {
         if !path.exists() {
             return Err(StoreError::Io(format!("nothing has run in the home `{}` yet", home.path().display())));
         }
-        let place = Place { home: home.clone(), vfs: None };
+        let place = Place::new(home, None);
         // Checks and migrates first: what is read afterwards is what this version knows.
         drop(place.open()?);
         Ok(Self { connection: place.open_reader()?, place })
@@ -63,7 +63,7 @@ impl Look {
 
     /// The home's folder.
     pub fn folder(&self) -> &Path {
-        self.place.home.path()
+        self.place.home().path()
     }
 
     /// Up to `count_max` lines of the log after the line `after`, oldest first, with their numbers.

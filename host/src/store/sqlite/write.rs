@@ -5,7 +5,7 @@
 //!   and applied in turn; nothing of it is touched before it has passed, so none needs a savepoint.
 //! - The version of whatever a commit changes is the number of its entry: one sequence for state and log.
 //! - A failure before COMMIT is final: nothing of the batch will ever be there. After a failed COMMIT nobody knows, and
-//!   nothing else is written until a look at the reopened database has told: see [`Writer::resolve`].
+//!   nothing else is written until it is decided: see [`Writer::resolve`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,8 +23,6 @@ use crate::store::{Commit, Key, Read, Space, StoreError, Verdict, Version};
 
 /// A checkpoint is signed at the latest after this many entries.
 pub const CHECKPOINT_EVERY: u64 = 1000;
-/// Attempts to move a batch from the write-ahead log into the database, if others are reading.
-const SETTLE_ATTEMPTS_MAX: usize = 5;
 
 /// The one connection that writes.
 pub(super) struct Writer {
@@ -34,6 +32,8 @@ pub(super) struct Writer {
     /// The head of the chain as this connection has left it.
     head: Head,
     in_doubt: Option<InDoubt>,
+    /// A COMMIT has failed, and nothing was written over its pages yet: see `resolve`.
+    keep_connection: bool,
     /// Entries at the beginning of a host's next batch that turned out to be there.
     there: HashMap<HostId, usize>,
     /// The log could not be signed, and that has been said.
@@ -73,6 +73,7 @@ impl Writer {
             connection: None,
             head: Head::EMPTY,
             in_doubt: None,
+            keep_connection: false,
             there: HashMap::new(),
             unsigned: false,
         }
@@ -87,7 +88,12 @@ impl Writer {
         // Nothing is written before it is known what is there.
         if let Some(doubt) = self.in_doubt.take() {
             let (whose, count) = (doubt.host, doubt.entries);
-            if matches!(self.resolve(doubt)?, Resolved::Durable) {
+            let resolved = self.resolve(doubt).map_err(|error| match error {
+                // Of the attempt to find out; what this batch holds was not touched.
+                StoreError::Unknown(why) => StoreError::Io(why),
+                error => error,
+            });
+            if matches!(resolved?, Resolved::Durable) {
                 self.there.insert(whose, count);
             }
         }
@@ -110,13 +116,29 @@ impl Writer {
         }
     }
 
+    /// See [`Store::write_now`](crate::store::Store::write_now).
+    pub(super) fn write_now(
+        &mut self,
+        commits: &mut [Commit<'_>],
+        entries: &[Entry],
+    ) -> Option<Result<Written, StoreError>> {
+        if self.in_doubt.is_some() || self.connection.is_none() {
+            return None;
+        }
+        self.place.set_patient(false);
+        let written = self.write(commits, entries);
+        self.place.set_patient(true);
+        // Told before anything was done.
+        Some(written).filter(|written| !matches!(written, Err(StoreError::Held(_))))
+    }
+
     fn batch(&mut self, host: HostId, commits: &mut [Commit<'_>], entries: &[Entry]) -> Result<Written, StoreError> {
         let mut verdicts = Vec::with_capacity(commits.len());
         let written = self.transact(|batch| {
+            entries.iter().try_for_each(|entry| batch.append(entry).map(drop))?;
             for commit in commits.iter_mut() {
                 verdicts.push(batch.commit(commit)?);
             }
-            entries.iter().try_for_each(|entry| batch.append(entry).map(drop))?;
             batch.sign(host, CHECKPOINT_EVERY)
         });
         let (error, head) = match written {
@@ -152,82 +174,57 @@ impl Writer {
             let transaction = connection
                 .transaction_with_behavior(TransactionBehavior::Immediate)
                 .map_err(|error| place.error(&error))?;
-            let head = head(&transaction, known).map_err(|error| place.error(&error))?;
-            let mut batch = Batch { place, connection: &transaction, head, unsigned: &mut self.unsigned };
+            let before = head(&transaction, known).map_err(|error| place.error(&error))?;
+            let mut batch = Batch { place, connection: &transaction, head: before, unsigned: &mut self.unsigned };
             let done = work(&mut batch)?;
             let head = batch.head;
             transaction.commit().map_err(|error| Failure::Commit { error: place.error(&error), head })?;
-            Ok((done, head))
+            Ok((done, before, head))
         })();
         match outcome {
-            Ok((done, head)) => {
+            Ok((done, before, head)) => {
+                self.keep_connection &= before == head;
                 self.head = head;
                 Ok(done)
             }
             Err(failure) => {
-                // Reopened: whatever this connection believes may be wrong. Except that somebody else is just busy.
-                if !matches!(failure, Failure::Before(StoreError::Held(_))) {
+                // Whatever a connection believes that could not read or write may be wrong, so the next one is new. But
+                // one whose COMMIT has failed stays: see `resolve`.
+                self.keep_connection |= matches!(failure, Failure::Commit { .. });
+                if !self.keep_connection && matches!(failure, Failure::Before(StoreError::Io(_))) {
                     self.connection = None;
-                    self.head = Head::EMPTY;
                 }
+                self.head = Head::EMPTY;
                 Err(failure)
             }
         }
     }
 
-    /// Finds out what became of a batch whose COMMIT failed, and enters it. While it cannot be found out, the batch stays
-    /// in doubt.
+    /// Finds out what became of a batch whose COMMIT failed, and enters it. While that cannot be, the batch stays in doubt.
     ///
-    /// The answer can never change afterwards: if the batch is there, it has been moved into the database file and that
-    /// was synced; if not, the entry has been written over the place in the write-ahead log where its pages may still be.
+    /// By the connection whose COMMIT it was: as long as that is open, the pages that may be in the write-ahead log are in
+    /// no index, so nobody sees them, and the entry made here is written over them. So the answer can never change. If the
+    /// process ends before, whoever opens the database next decides, by what is there.
     fn resolve(&mut self, doubt: InDoubt) -> Result<Resolved, StoreError> {
-        let resolved = self.look(&doubt.head).and_then(|durable| {
-            if durable {
-                self.settle()?;
+        let at = SystemTime::now();
+        let resolved = self.transact(|batch| {
+            let line: Option<String> = batch.row("SELECT line FROM log WHERE seq = ?1", [doubt.head.seq])?;
+            let durable = line.is_some_and(|line| hash(&line) == doubt.head.sha256);
+            for (call, point) in &doubt.commits {
+                let kind = EntryKind::Resolved { call: *call, point: *point, durable };
+                batch.append(&Entry { at, host: doubt.host, kind })?;
             }
-            let at = SystemTime::now();
-            self.transact(|batch| {
-                for (call, point) in &doubt.commits {
-                    let kind = EntryKind::Resolved { call: *call, point: *point, durable };
-                    batch.append(&Entry { at, host: doubt.host, kind })?;
-                }
-                Ok(())
-            })
-            .map_err(Failure::into_error)?;
             Ok(if durable { Resolved::Durable } else { Resolved::Lost })
         });
         if resolved.is_err() {
             self.in_doubt = Some(doubt);
         }
-        resolved
-    }
-
-    /// Whether the log has this line.
-    fn look(&mut self, head: &Head) -> Result<bool, StoreError> {
-        let found: Result<Option<String>, StoreError> = self
-            .transact(|batch| batch.row("SELECT line FROM log WHERE seq = ?1", [head.seq]))
-            .map_err(Failure::into_error);
-        Ok(found?.is_some_and(|line| hash(&line) == head.sha256))
+        resolved.map_err(Failure::into_error)
     }
 
     /// Why nothing new should be begun.
     pub(super) fn shortage(&mut self) -> Option<String> {
         self.reserve.shortage()
-    }
-
-    /// Moves everything from the write-ahead log into the database file, and syncs that.
-    fn settle(&mut self) -> Result<(), StoreError> {
-        let Some(connection) = &self.connection else { return Err(StoreError::Io("it is not open".into())) };
-        for _ in 0..SETTLE_ATTEMPTS_MAX {
-            let counts = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-                Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
-            });
-            let (frames, moved) = counts.map_err(|error| self.place.error(&error))?;
-            if frames == moved {
-                return Ok(());
-            }
-        }
-        Err(StoreError::Io("the write-ahead log could not be moved into the database: others are reading".into()))
     }
 }
 
@@ -330,7 +327,7 @@ impl Batch<'_> {
     pub(super) fn signer(&mut self) -> Result<Signer, StoreError> {
         let expected = self.meta("log-key")?;
         let home = self.meta("home")?.unwrap_or_default();
-        let signer = Signer::load(self.place.home.path(), &home, expected.as_deref())
+        let signer = Signer::load(self.place.home().path(), &home, expected.as_deref())
             .map_err(|error| StoreError::Io(error.to_string()))?;
         if expected.is_none() {
             self.set_meta("log-key", &signer.public())?;
