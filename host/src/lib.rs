@@ -30,7 +30,10 @@
 //! | what may a guest ask? | `hostcalls/`, one file for each WIT interface |
 //! | where is rollback? | `transaction.rs`: dropping it |
 //! | where is state kept? | `store.rs` (the contract), `store/conformance.rs` (its suite), `store/memory.rs` |
-//! | what is recorded? | `log/entry.rs`; `log/writer.rs` is the committer |
+//! | how does it survive? | `store/sqlite/write.rs` (a batch, and a COMMIT that failed), `recover.rs` (hosts that died), `home.rs` |
+//! | what is recorded? | `log/entry.rs`; `log/writer.rs` is the committer; `log/alternate.rs` while the log cannot be written |
+//! | how is it shown that nothing was changed? | `log/chain.rs`, `log/checkpoint.rs`, `log/verify.rs` |
+//! | what is compiled once? | `tools/cache.rs`, the one place with `unsafe` |
 //! | what is let in? | `tools/admission.rs` (bytes), `tools/describe.rs` (descriptions), `tools/schema.rs` (input) |
 //! | what does the command do? | `cli/`, one file for each subcommand; `drill.rs` |
 //!

@@ -50,7 +50,7 @@ fn two_processes_with_200_conflicting_transfers_each_are_told_of_conflicts_and_l
         let input = account.to_string();
         printed(home.home(), &["run", &component, "open", "-i", &input, "--agent", &accounts.agent]);
     }
-    let (mut batches, mut conflicts): (Vec<Batch>, usize) = (Vec::new(), 0);
+    let (mut batches, mut trail, mut conflicts): (Vec<Batch>, Trail, usize) = Default::default();
     // Once, unless one of them is done before the other has begun.
     while conflicts == 0 {
         assert!(batches.len() < 2 * ROUNDS_MAX, "no two processes ever met");
@@ -69,6 +69,12 @@ fn two_processes_with_200_conflicting_transfers_each_are_told_of_conflicts_and_l
             settling.map(|thread| thread.join().expect("its processes do what they should"))
         });
         batches.extend(two);
+        let look = Look::open(home.home()).expect("the home can be read");
+        let book = Book::look(&look, &accounts.agent);
+        trail.follow(&look);
+        book.audit(&accounts, &batches.iter().collect::<Vec<_>>());
+        assert!(batches.iter().all(|batch| book.done(batch) == TRANSFERS), "every transfer is made");
+        trail.explains(&accounts.agent, &book, u64::MAX);
         for ended in settled.iter().flatten() {
             let said = format!("{}{}", ended.stdout, ended.stderr);
             assert!(!said.to_lowercase().contains("locked"), "{said}");
@@ -80,12 +86,6 @@ fn two_processes_with_200_conflicting_transfers_each_are_told_of_conflicts_and_l
         }
     }
 
-    let look = Look::open(home.home()).expect("the home can be read");
-    let (mut trail, book) = (Trail::default(), Book::look(&look, &accounts.agent));
-    trail.follow(&look);
-    book.audit(&accounts, &batches.iter().collect::<Vec<_>>());
-    assert!(batches.iter().all(|batch| book.done(batch) == TRANSFERS), "every transfer is made");
-    trail.explains(&accounts.agent, &book, u64::MAX);
     let amounts = trail.is_complete();
     println!("{conflicts} conflicts, {amounts:?}");
     assert_eq!(trail.ended("conflict"), conflicts, "the log tells of every conflict");

@@ -5,7 +5,6 @@
 mod ledger;
 
 use std::fs;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -15,7 +14,7 @@ use estop::store::sqlite::Look;
 use estop_tests::home::{Temporary, temporary};
 
 use ledger::book::Book;
-use ledger::command::{Running, printed};
+use ledger::command::{Ended, Running, printed};
 use ledger::trail::Trail;
 use ledger::{Accounts, Batch, Chance, component, spin};
 
@@ -23,6 +22,8 @@ use ledger::{Accounts, Batch, Chance, component, spin};
 const KILLS: usize = 250;
 const TRANSFERS: (usize, usize) = (20, 60);
 const COMMIT_EVERY_MAX: usize = 3;
+/// Homes whose makers are killed.
+const HOMES: usize = 30;
 /// Kills between two runs of `estop log verify`.
 const VERIFY_EVERY: usize = 25;
 /// Exit codes.
@@ -134,7 +135,7 @@ impl<'a> Clerk<'a> {
             true => Moment::choose(done, self.batch.total(), &scene.pace, &mut self.chance),
             false => Moment::Never,
         };
-        let (was_killed, said) = self.settle(commit_every, &moment);
+        let (ended, was_killed) = self.settle(commit_every, &moment);
         let now = self.check();
         if was_killed && (scene.kills.fetch_add(1, Ordering::AcqRel) + 1) % VERIFY_EVERY == 0 {
             printed(scene.home.home(), &["log", "verify"]);
@@ -144,8 +145,12 @@ impl<'a> Clerk<'a> {
         let whole = (now - done) % commit_every == 0 || now == self.batch.total();
         assert!(whole, "from {done} to {now}, {commit_every} at a time");
         // It says that a transfer is made before it commits it, and goes on only after it has.
-        let durable = said.checked_sub(1).map_or(done, |said| done + (said - done) / commit_every * commit_every);
+        let said = ended.stderr.lines().filter_map(progress).max();
+        let durable = said.map_or(done, |said| done + (said - 1 - done) / commit_every * commit_every);
         assert!(now >= durable, "{now} of {} are made, and it had gone on after {durable}", self.batch.id);
+        if let Some(answer) = ended.stdout.strip_suffix('\n') {
+            assert_eq!((now, answer), (self.batch.total(), &*self.batch.settled(done).to_string()), "{ended:?}");
+        }
 
         let mut tally = lock(&scene.tally);
         tally.processes += 1;
@@ -155,10 +160,10 @@ impl<'a> Clerk<'a> {
         now
     }
 
-    /// Runs the process. Says whether it was killed, and the last transfer that it said was made.
-    fn settle(&mut self, commit_every: usize, moment: &Moment) -> (bool, usize) {
+    /// Runs the process. Also says whether it was killed.
+    fn settle(&mut self, commit_every: usize, moment: &Moment) -> (Ended, bool) {
         let scene = self.scene;
-        let input = scene.file(&self.name);
+        let input = scene.home.folder().join(format!("{}.json", self.name));
         fs::write(&input, self.batch.input(commit_every).to_string()).expect("the input can be written");
         let mut process = scene.start(&self.accounts.agent, "settle", &format!("@{}", input.display()));
         match moment {
@@ -177,17 +182,20 @@ impl<'a> Clerk<'a> {
             process.kill();
         }
         let ended = process.ended();
-        let said = ended.stderr.lines().filter_map(progress).max().unwrap_or_default();
         for word in ["panicked", "locked", "UNKNOWN", "cannot"] {
             assert!(!ended.stderr.contains(word), "`{word}`: {ended:?}");
         }
-        match ended.code {
-            None => assert!(!matches!(moment, Moment::Never), "{ended:?}"),
-            Some(COMPLETED) => {}
-            Some(CONFLICT) => lock(&scene.tally).conflicts += 1,
+        let was_killed = match ended.code {
+            None => true,
+            Some(COMPLETED) => false,
+            Some(CONFLICT) => {
+                lock(&scene.tally).conflicts += 1;
+                false
+            }
             Some(_) => panic!("{ended:?}"),
-        }
-        (ended.code.is_none(), said)
+        };
+        assert!(!was_killed || !matches!(moment, Moment::Never), "{ended:?}");
+        (ended, was_killed)
     }
 
     /// What is there, whatever others do meanwhile. Says how much of the batch is made.
@@ -216,21 +224,22 @@ impl Scene {
     fn open(all: &[Accounts]) -> Self {
         let (trail, tally, kills) = (Mutex::default(), Mutex::default(), AtomicUsize::new(0));
         let mut scene = Self { home: temporary(), component: component(), pace: Pace::default(), trail, tally, kills };
-        for accounts in all {
-            for account in accounts.openings() {
-                assert_eq!(scene.start(&accounts.agent, "open", &account.to_string()).ended().code, Some(COMPLETED));
-            }
-        }
+        all.iter().for_each(|accounts| scene.open_accounts(accounts));
         scene.pace = scene.measure(&all[0].names);
         scene
+    }
+
+    fn open_accounts(&self, accounts: &Accounts) {
+        for account in accounts.openings() {
+            let ended = self.start(&accounts.agent, "open", &account.to_string()).ended();
+            assert_eq!(ended.code, Some(COMPLETED), "{ended:?}");
+        }
     }
 
     /// With an agent of its own.
     fn measure(&self, names: &[String]) -> Pace {
         let accounts = Accounts { agent: "pacemaker".to_owned(), names: names.to_vec() };
-        for account in accounts.openings() {
-            assert_eq!(self.start(&accounts.agent, "open", &account.to_string()).ended().code, Some(COMPLETED));
-        }
+        self.open_accounts(&accounts);
         let batch = accounts.batch("pace", TRANSFERS.0, &mut Chance::from(0));
         let began = Instant::now();
         let mut process = self.start(&accounts.agent, "settle", &batch.input(1).to_string());
@@ -244,10 +253,6 @@ impl Scene {
 
     fn start(&self, agent: &str, tool: &str, input: &str) -> Running {
         Running::start(self.home.home(), &["run", &self.component, tool, "-i", input, "--agent", agent])
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.home.folder().join(format!("{name}.json"))
     }
 
     /// What the agent keeps, and a line of the log that was there before.
@@ -292,8 +297,7 @@ fn a_process_killed_at_250_random_moments_leaves_whole_transfers_and_their_entri
     let batches = Mutex::default();
     Clerk::new(&scene, "alone", &accounts, &batches, Chance::new("one process")).work();
     let tally = scene.close(began);
-    assert!(tally.between_commits >= KILLS / 2, "the moments are not those of commits");
-    assert_eq!(tally.conflicts, 0);
+    assert!(tally.between_commits >= KILLS / 2 && tally.conflicts == 0, "the moments are not those of commits");
 }
 
 /// Four at a time, of which two share their accounts: whoever dies does so while others commit, conflict, and look who has
@@ -317,4 +321,30 @@ fn four_processes_killed_at_250_random_moments_leave_whole_transfers_and_their_e
     let tally = scene.close(began);
     assert!(tally.between_commits >= KILLS / 4, "the moments are not those of commits");
     assert!(tally.conflicts > 0, "nobody met anybody");
+}
+
+/// A home has keys and a database that somebody makes first. Here two do at once, and one of them is killed meanwhile.
+#[test]
+fn a_home_one_of_whose_makers_is_killed_can_be_used() {
+    let mut chance = Chance::new("makers");
+    let make = || {
+        let begun = Instant::now();
+        printed(temporary().home(), &["log", "rotate-key"]);
+        begun.elapsed()
+    };
+    // What the first has read from the disk, others need not.
+    let (longest, mut killed) = (make().min(make()), 0);
+    for _ in 0..HOMES {
+        let home = temporary();
+        let [mut one, other] = [(); 2].map(|()| Running::start(home.home(), &["log", "rotate-key"]));
+        spin(chance.up_to(longest));
+        one.kill();
+        killed += usize::from(one.ended().code.is_none());
+        let other = other.ended();
+        assert_eq!(other.code, Some(COMPLETED), "{other:?}");
+        printed(home.home(), &["log", "rotate-key"]);
+        printed(home.home(), &["log", "verify"]);
+    }
+    println!("{killed} of {HOMES} were killed in time");
+    assert!(killed >= HOMES / 6, "these moments are too late");
 }

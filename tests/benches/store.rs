@@ -5,12 +5,13 @@
 
 mod rounds;
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use estop::store::sqlite::Sqlite;
 use estop::{CallLimits, Component, Home, Host, HostBuilder, HostLimits, Source};
-use estop_tests::guests;
+use estop_tests::guests::{self, Described, Hostile, Imports, Spec};
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -76,18 +77,34 @@ fn main() {
         || (0..2_000).for_each(|_| spin(call(&durable, &echo, "echo", &hello))),
         || (0..2_000).for_each(|_| spin(call(&memory, &memory_echo, "echo", &hello))),
     );
-    let bytes = guests::bytes("echo");
-    let source = || Source::bytes(bytes.clone()).named("echo-again");
-    let loaded = |host: &Host| host.unload(&runtime.block_on(host.load(source())).expect("a component"));
     durable.unload(&echo);
     memory.unload(&memory_echo);
-    compare_for(
-        &format!("loading {} KB from the cache, or compiling", bytes.len() >> 10),
-        7,
-        1,
-        || loaded(&durable),
-        || loaded(&memory),
-    );
+    for (name, bytes) in [("small component", small()), ("echo", guests::bytes("echo"))] {
+        let source = || Source::bytes(bytes.clone()).named("again");
+        let loaded = |host: &Host| host.unload(&runtime.block_on(host.load(source())).expect("a component"));
+        compare_for(
+            &format!("loading a {name} ({} KB), cached or not", bytes.len() >> 10),
+            7,
+            1,
+            || loaded(&durable),
+            || loaded(&memory),
+        );
+    }
+}
+
+/// Of about 64 KB, most of it code.
+fn small() -> Vec<u8> {
+    let mut functions = String::new();
+    for n in 0..64 {
+        let steps: String = (0..150)
+            .map(|step| format!("local.get 0 i32.const {} i32.mul local.get 1 i32.xor local.set 0 ", n * 1000 + step))
+            .collect();
+        // Writing to a string cannot fail.
+        let _ = write!(functions, "(func (param i32 i32) (result i32) {steps} local.get 0)");
+    }
+    let tools = [Spec::new("victim")];
+    let guest = Hostile { start: &functions, ..Hostile::default() };
+    Described { tools: &tools, guest, imports: Some(Imports::default()), ..Described::default() }.component()
 }
 
 fn builder() -> HostBuilder {

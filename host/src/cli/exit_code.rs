@@ -10,7 +10,7 @@ use crate::{Cause, LoadError};
 pub(super) const HELP: &str = "\
 Exit codes:
    0 completed            10 stopped: operator      16 stopped: memory
-   1 the host failed      11 stopped: halted        17 stopped: priority
+   1 the host failed*     11 stopped: halted        17 stopped: priority
    2 usage                12 stopped: shutdown      18 stopped: cancelled
    3 the tool failed      13 stopped: parent        19 stopped: disconnected
    4 invalid input        14 stopped: deadline      20 stopped: drill
@@ -18,8 +18,10 @@ Exit codes:
    6 refused
    7 conflict
    8 unconfirmed: a stop was not seen to end, or a drill was too slow
+   * or a log does not verify
 
 Environment:
+   ESTOP_HOME=DIR              where state, log and keys are kept
    ESTOP_LOG=estop::log=info   every entry of the log, on standard error
    ESTOP_LOG=estop::tool=info  what tools log, on standard error";
 

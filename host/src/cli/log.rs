@@ -20,7 +20,7 @@ use super::exit_code::usage;
 use super::{ExitCode, home, json_text, print, say};
 use crate::log::checkpoint::read_public_key;
 use crate::log::export::{export, verify, walk};
-use crate::log::verify::{Verified, verify_export};
+use crate::log::verify::{Verified, Verifier, verify_file};
 use crate::store::StoreError;
 use crate::store::sqlite::{Look, Sqlite};
 
@@ -79,6 +79,9 @@ enum Command {
         /// The public key (PEM) that has to have signed it, kept from an earlier day
         #[arg(long, value_name = "PEM")]
         key: Option<PathBuf>,
+        /// Checkpoints that were kept elsewhere, such as by --checkpoint-to file:…: the log has to have what they cover
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
         /// What was found, as one JSON object
         #[arg(long)]
         json: bool,
@@ -120,7 +123,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Show { home, filter, newest, tree, json } => show(&home.look()?, filter, newest, tree, json)?,
         Command::Tail { home, filter, newest, follow, json } => tail(&home.look()?, &filter, newest, follow, json)?,
-        Command::Verify { home, file, key, json } => return verified(&home, file, key, json),
+        Command::Verify { home, file, key, checkpoint, json } => return verified(&home, file, key, checkpoint, json),
         Command::Export { home, file } => exported(&home.look()?, file)?,
         Command::Prune { home, keep, before, to } => {
             let look = home.look()?;
@@ -212,17 +215,31 @@ fn tail(look: &Look, filter: &Filter, newest: usize, follow: bool, json: bool) -
     Ok(())
 }
 
-fn verified(home: &home::Options, file: Option<PathBuf>, key: Option<PathBuf>, json: bool) -> anyhow::Result<ExitCode> {
+fn verified(
+    home: &home::Options,
+    file: Option<PathBuf>,
+    key: Option<PathBuf>,
+    checkpoints: Option<PathBuf>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let pinned = key.map(|key| read_public_key(&key)).transpose()?;
-    let verified = match &file {
-        Some(path) => {
-            let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
-            verify_export(file, pinned).with_context(|| format!("`{}` is NOT as it was exported", path.display()))?
-        }
-        None => {
-            let look = home.look()?;
+    let look = if file.is_none() { Some(home.look()?) } else { None };
+    let about = look.as_ref().map(Look::home_id).transpose()?;
+    let mut verifier = Verifier::new(pinned, about);
+    if let Some(path) = checkpoints {
+        let kept = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let foreign = || format!("`{}` does not have checkpoints of this log", path.display());
+        verifier.kept(&kept).with_context(foreign)?;
+    }
+    let verified = match (&file, look) {
+        (None, Some(look)) => {
             let home = look.folder().display().to_string();
-            verify(&look, pinned).with_context(|| format!("the log of `{home}` is NOT as it was written"))?
+            verify(&look, verifier).with_context(|| format!("the log of `{home}` is NOT as it was written"))?
+        }
+        (file, _) => {
+            let path = file.clone().unwrap_or_default();
+            let file = File::open(&path).with_context(|| format!("cannot open `{}`", path.display()))?;
+            verify_file(file, verifier).with_context(|| format!("`{}` is NOT as it was exported", path.display()))?
         }
     };
     let Verified { first, last, sha256, signatures, signed_to, key, pinned } = verified;

@@ -86,6 +86,21 @@ async fn run(
     }
     let host = Host::builder().limits(limits).store(store.open()?).cache(&home).build()?;
     signals.stop(&host);
+    let code = call(args, &host, path, input, signals, watchdog).await;
+    // However it went: the record is complete before the process ends. The watchdog bounds it.
+    watchdog.arm(watchdog::ENDS_WITHIN);
+    host.shutdown().await;
+    code
+}
+
+async fn call(
+    args: &Args,
+    host: &Host,
+    path: PathBuf,
+    input: Value,
+    signals: &Signals,
+    watchdog: &Watchdog,
+) -> anyhow::Result<ExitCode> {
     let loaded = tokio::select! {
         biased;
         asked = signals.asked() => Err(asked),
@@ -116,8 +131,6 @@ async fn run(
         print(&json_text(output))?;
     }
     tell(&outcome, args.json);
-    // The record is complete before the process ends. The watchdog bounds it.
-    host.shutdown().await;
     Ok(ExitCode::from(&outcome.end))
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use super::chain::Head;
 use super::checkpoint::{ExportEnd, KeyError, Signer};
-use super::verify::{Invalid, Verifier};
+use super::verify::{Invalid, Verified, Verifier};
 use crate::store::StoreError;
 use crate::store::sqlite::Look;
 
@@ -57,8 +57,7 @@ pub fn export(look: &Look, last: u64, mut to: impl Write) -> Result<ExportEnd, E
 ///
 /// # Errors
 /// It cannot be read, or is not as it was written.
-pub fn verify(look: &Look, pinned: Option<String>) -> Result<super::verify::Verified, ExportError> {
-    let mut verifier = Verifier::new(pinned, Some(look.home_id()?));
+pub fn verify(look: &Look, mut verifier: Verifier) -> Result<Verified, ExportError> {
     let last = look.newest()?;
     walk(look, last, |seq, line| {
         verifier.line(line).map_err(|what| ExportError::Damaged(Invalid { line: seq, what }))

@@ -3,6 +3,7 @@
 //! Invariant: it believes nothing that it reads. What it accepts is a chain from its first line to its last, which begins
 //! at the beginning or at a signed checkpoint, and in which every signature was made by the key that had the right to.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
 
 use serde::Deserialize;
@@ -47,6 +48,7 @@ pub struct Invalid {
 /// Takes one line after another.
 pub struct Verifier {
     pinned: Option<String>,
+    kept: BTreeMap<u64, Checkpoint>,
     /// The pinned key has signed, or no key is pinned.
     trusted: bool,
     /// Who has to sign next.
@@ -76,6 +78,7 @@ impl Verifier {
         Self {
             trusted: pinned.is_none(),
             pinned,
+            kept: BTreeMap::new(),
             key: None,
             home,
             head: None,
@@ -85,6 +88,27 @@ impl Verifier {
             pruned: None,
             ended: false,
         }
+    }
+
+    /// Checkpoints that were kept elsewhere, one line of JSON each: the log has to have what they cover. Against whoever has
+    /// the key this is the only evidence.
+    ///
+    /// # Errors
+    /// The first line that is no checkpoint, or that nobody signed.
+    pub fn kept(&mut self, checkpoints: &str) -> Result<(), Invalid> {
+        for (number, line) in (1..).zip(checkpoints.lines()) {
+            let at = |what: &str| Invalid { line: number, what: what.to_owned() };
+            let kept: Checkpoint = serde_json::from_str(line).map_err(|_| at("it is no checkpoint"))?;
+            let Checkpoint { home, covers, sha256, key, signature } = &kept;
+            if !Statement::checkpoint(home, *covers, sha256).is_signed(key, signature) {
+                return Err(at("its signature is wrong"));
+            }
+            if self.home.get_or_insert_with(|| home.clone()) != home {
+                return Err(at("it is about another home"));
+            }
+            self.kept.insert(*covers, kept);
+        }
+        Ok(())
     }
 
     /// The next line, without its newline.
@@ -106,6 +130,7 @@ impl Verifier {
                 return Err(format!("line {} or `prev` of this one was changed: they do not fit", head.seq));
             }
             Some(_) => {}
+            None if link.seq == 0 => return Err("a line's number is 1 or more".into()),
             None if link.seq == 1 && link.prev == Head::EMPTY.hex() => self.first = 1,
             None if kind == "checkpoint" => {
                 self.first = link.seq;
@@ -134,7 +159,14 @@ impl Verifier {
             "pruned" if signed.first == self.pruned => self.pruned = None,
             _ => {}
         }
-        self.head = Some(Head::of(link.seq, line));
+        let head = Head::of(link.seq, line);
+        if self.kept.get(&head.seq).is_some_and(|kept| kept.sha256 != head.hex()) {
+            return Err("it is not the line that a kept checkpoint covers: the log was written anew".into());
+        }
+        if self.head.is_none() && self.kept.get(&(link.seq - 1)).is_some_and(|kept| kept.sha256 != link.prev) {
+            return Err("what stood before it is not what a kept checkpoint covers: the log was written anew".into());
+        }
+        self.head = Some(head);
         Ok(())
     }
 
@@ -163,6 +195,9 @@ impl Verifier {
         let head = self.head.ok_or("there is nothing")?;
         if let Some(first) = self.pruned {
             return Err(format!("it begins at {first}, and no entry says that it was pruned there"));
+        }
+        if let Some((covers, _)) = self.kept.range(head.seq + 1..).next() {
+            return Err(format!("it ends here, and a kept checkpoint covers line {covers}: its end was removed"));
         }
         if !self.trusted {
             return Err("the pinned key has not signed anything in it".into());
@@ -221,7 +256,14 @@ struct Last {
 /// # Errors
 /// The first line that is wrong.
 pub fn verify_export(file: impl Read, pinned: Option<String>) -> Result<Verified, Invalid> {
-    let mut verifier = Verifier::new(pinned, None);
+    verify_file(file, Verifier::new(pinned, None))
+}
+
+/// As [`verify_export`], with whatever the verifier was told.
+///
+/// # Errors
+/// The first line that is wrong.
+pub fn verify_file(file: impl Read, mut verifier: Verifier) -> Result<Verified, Invalid> {
     let mut file = std::io::BufReader::new(file);
     let mut number = 0;
     loop {

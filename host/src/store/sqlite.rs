@@ -227,7 +227,10 @@ impl Store for Sqlite {
             batch.sign(host, 1)
         });
         match closed {
-            Ok(checkpoint) => self.send(checkpoint),
+            Ok(checkpoint) => {
+                self.send(checkpoint);
+                recover::remove_empty_alternate(&self.home, host);
+            }
             // Then the host is found dead by the next one, which is the truth as far as the log knows.
             Err(failure) => tracing::error!(error = %failure.into_error(), "the end of the host is not in the log"),
         }

@@ -131,3 +131,31 @@ impl SplitMix {
         usize::try_from(self.next() % bound).unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::SECTOR_BYTES;
+
+    #[test]
+    fn chance_takes_or_leaves_whole_sectors() {
+        const SECTORS: usize = 8;
+        let mut record = Record::default();
+        let path = Path::new("/store/file");
+        let inode = record.created(path);
+        record.synced(path, &inode);
+        record.written(&inode, 0, &[1; SECTORS * SECTOR_BYTES]);
+        let mut counts = [0; SECTORS + 1];
+        for seed in 0..500 {
+            let files = of(&record, Path::new("/store"), Survivors::Random(seed)).unwrap();
+            let bytes = files[OsStr::new("file")].as_ref().unwrap();
+            let survived = bytes.chunks(SECTOR_BYTES).filter(|sector| {
+                assert!(sector.iter().all(|byte| *byte == sector[0]));
+                sector[0] == 1
+            });
+            counts[survived.count()] += 1;
+        }
+        // All, none, and whatever is between.
+        assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    }
+}

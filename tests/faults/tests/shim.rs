@@ -184,6 +184,7 @@ fn faults_fail_a_checkpoint_with_their_code_and_pass() {
         bench.assert_recorded(&["db", "db-wal"]);
         bench.faults.disarm();
         assert_eq!(checkpoint(&db, "TRUNCATE").unwrap(), (0, 0, 0));
+        bench.assert_recorded(&["db", "db-wal"]);
         commit(&db, 2).unwrap();
         assert_sound(&db);
         assert_eq!(bench.pairs_after(Survivors::Synced), [1, 2], "{name}");

@@ -82,6 +82,15 @@ pub(super) fn alternate_path(home: &Home, host: HostId) -> PathBuf {
     home.alternate().join(format!("{host}.jsonl"))
 }
 
+/// Once the host has closed. What is in it stays, for whoever looks.
+pub(super) fn remove_empty_alternate(home: &Home, host: HostId) {
+    let path = alternate_path(home, host);
+    if fs::metadata(&path).is_ok_and(|found| found.len() == 0) {
+        // One that stays is empty, and takes no room.
+        let _ = fs::remove_file(path);
+    }
+}
+
 fn rows(batch: &Batch<'_>) -> Result<Vec<(String, u32, u64)>, StoreError> {
     let read = || {
         let mut statement = batch.connection().prepare_cached("SELECT id, pid, first_seq FROM host ORDER BY id")?;
