@@ -7,10 +7,14 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
 use crate::ids::HostId;
+
+/// What a host has left behind is not touched before this: it may just be on its way to say that it is alive.
+const SWEPT_AFTER: Duration = Duration::from_secs(3600);
 
 /// A home cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +151,26 @@ impl Home {
         }
     }
 
+    /// Removes what hosts have left behind that were killed while they came or went: their entries are in the log, or
+    /// there was nothing to enter. Files of hosts that are alive, or may just be coming, stay.
+    pub(crate) fn sweep(&self) {
+        for folder in [self.run(), self.alternate()] {
+            let Ok(entries) = fs::read_dir(folder) else { continue };
+            for entry in entries.flatten() {
+                let name = entry.file_name();
+                let host = name.to_str().map(|name| name.strip_suffix(".jsonl").unwrap_or(name)).map(str::parse);
+                let Some(Ok(host)) = host else { continue };
+                let Ok(found) = entry.metadata() else { continue };
+                let is_old = found.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > SWEPT_AFTER));
+                // What has something in it may belong to a host that died a moment ago and is not entered yet.
+                if is_old && found.len() == 0 && self.is_dead(host).is_ok_and(|dead| dead) {
+                    // What stays is swept by the next one.
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+        }
+    }
+
     /// Once it is entered that this host is dead.
     pub(crate) fn bury(&self, host: HostId) {
         // What is left is found dead again, and nothing is entered twice.
@@ -190,5 +214,26 @@ mod tests {
         assert!(!home.is_dead(host).expect("it can be asked"));
         drop(alive);
         assert!(home.is_dead(host).expect("it can be asked"));
+    }
+
+    #[test]
+    fn what_killed_hosts_have_left_is_swept_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::open(folder.path().join("home")).expect("a home");
+        let (old, young, alive) = (HostId::generate(), HostId::generate(), HostId::generate());
+        let _alive = home.live(alive).expect("a sign of life");
+        let long_ago = std::time::SystemTime::now() - 2 * SWEPT_AFTER;
+        let paths = [home.run().join(old.to_string()), home.alternate().join(format!("{old}.jsonl"))];
+        for path in paths.iter().chain([&home.run().join(young.to_string()), &home.run().join("opening")]) {
+            File::create(path).expect("a file");
+        }
+        for path in paths.iter().chain([&home.run().join(alive.to_string()), &home.run().join("opening")]) {
+            File::open(path).and_then(|file| file.set_modified(long_ago)).expect("it is made older");
+        }
+        home.sweep();
+        assert!(paths.iter().all(|path| !path.exists()));
+        for name in [young.to_string(), alive.to_string(), "opening".into()] {
+            assert!(home.run().join(&name).exists(), "{name}");
+        }
     }
 }

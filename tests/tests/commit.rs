@@ -1,12 +1,12 @@
 //! Promises 8, 13 and 14: what a call wrote is there completely or not at all, the answer says which, and so does the log.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use estop::log::Entry;
 use estop::store::memory::Memory;
 use estop::store::{Commit, Key, Listing, Space, Store, StoreError, Verdict, Versioned};
-use estop::{CallLimits, Cause, Component, End, Host, Outcome, Size, StateLimits};
+use estop::{CallLimits, Cause, Component, End, Host, HostId, Outcome, Size, StateLimits};
 use estop_tests::{call, completed, end_entry, load, log, small, within};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -191,6 +191,8 @@ struct Faulty {
     unknown: bool,
     /// Fails what has no commits too.
     entries_too: bool,
+    /// How the host took its leave.
+    complete: OnceLock<bool>,
 }
 
 impl Faulty {
@@ -205,6 +207,7 @@ impl Faulty {
             after_deciding: false,
             unknown: false,
             entries_too: false,
+            complete: OnceLock::new(),
         }
     }
 }
@@ -238,6 +241,10 @@ impl Store for Faulty {
 
     fn entries(&self, from: u64, count_max: usize) -> Result<Vec<Entry>, StoreError> {
         self.inner.entries(from, count_max)
+    }
+
+    fn detach(&self, _: HostId, complete: bool) {
+        self.complete.set(complete).expect("it is told once");
     }
 }
 
@@ -299,6 +306,22 @@ async fn a_failing_log_refuses_calls_and_delays_no_stop() {
     assert_eq!(end_entry(&log, &*within(spinning.outcome()).await)["cause"], "operator");
     assert_eq!(end_entry(&log, &refused)["kind"], "refusal");
     assert_eq!(get(&host, &kv, "a").await, Value::Null);
+}
+
+/// Promise 13: a host that could not enter everything says so, and is not taken for one that closed.
+#[tokio::test]
+async fn a_host_that_cannot_complete_its_log_says_so() {
+    for failures in [0, u64::MAX] {
+        let store = Arc::new(Faulty { entries_too: true, ..Faulty::unshared() });
+        let host = small().store_arc(store.clone()).build().expect("a host");
+        let kv = load(&host, "kv").await;
+        completed(&call(&host, &kv, "set", json!({ "key": "a", "value": 1 })).await);
+        let _ = log(&host).await;
+        store.failures.store(failures, Ordering::SeqCst);
+        let _ = call(&host, &kv, "get", json!({ "key": "a" })).await;
+        within(host.shutdown()).await;
+        assert_eq!(store.complete.get(), Some(&(failures == 0)));
+    }
 }
 
 /// Promise 8: a commit point that was refused loses the transaction, whatever the guest makes of it.

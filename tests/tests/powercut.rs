@@ -225,15 +225,16 @@ fn syncs_that_drop_for_a_while_what_they_should_have_synced_are_told_and_survive
     one_failing_operation_is_told_and_survived("syncs-dropped", Fault::SyncDropped, true);
 }
 
-/// The power is cut at every operation while a host finds out what became of a commit whose sync failed. Nobody has read
-/// in this home, so no index in shared memory tells the commit apart from those that are durable.
-fn a_power_cut_after_a_failing_sync(name: &str, fault: Fault) {
+/// A commit's sync fails, and so do those after it. Then the disk works again, and the power is cut at every operation of
+/// whoever goes on: the same host, or the next one. Nobody has read in this home, so no index in shared memory but the
+/// host's own tells the commit apart from those that are durable.
+fn a_power_cut_after_a_failing_sync(name: &str, fault: Fault, next_host: bool) {
     let began = Instant::now();
     let points = every_point(|at| {
         let mut bench = Bench::new(&format!("{name}-{at}"));
         run(async {
-            let host = bench.host().expect("a host");
-            let kv = load(&host, "kv").await;
+            let mut host = bench.host().expect("a host");
+            let mut kv = load(&host, "kv").await;
             bench.call(&host, &kv, "set", json!({ "key": "a", "value": 1 })).await;
             let first = bench.told[0].outcome.call.to_string();
             let is_its_end = |entry: &Value| entry["kind"] == "end" && entry["call"] == first;
@@ -244,11 +245,22 @@ fn a_power_cut_after_a_failing_sync(name: &str, fault: Fault) {
             assert!(told.commits.unknown, "{:?}", told.end);
             bench.hold(Survivors::Synced).await;
 
-            bench.faults.arm(plan(at, Fault::PowerCut, false));
-            within(async { while bench.faults.hits() == 0 && host.entries(0, 1).await.is_err() {} }).await;
+            if next_host {
+                within(host.shutdown()).await;
+                drop((host, kv));
+                bench.faults.arm(plan(at, Fault::PowerCut, false));
+                let Ok(next) = bench.host() else { return };
+                host = next;
+                let Ok(loaded) = try_load(&host, "kv").await else { return };
+                kv = loaded;
+            } else {
+                bench.faults.arm(plan(at, Fault::PowerCut, false));
+                within(async { while bench.faults.hits() == 0 && host.entries(0, 1).await.is_err() {} }).await;
+            }
             bench.call(&host, &kv, "set", json!({ "key": "b", "value": 3 })).await;
             within(host.shutdown()).await;
-            drop(host);
+        });
+        run(async {
             for survivors in [Survivors::Synced, Survivors::Everything, Survivors::Random(at)] {
                 bench.hold(survivors).await;
             }
@@ -261,12 +273,22 @@ fn a_power_cut_after_a_failing_sync(name: &str, fault: Fault) {
 
 #[test]
 fn a_power_cut_after_a_sync_that_failed() {
-    a_power_cut_after_a_failing_sync("then-cut", Fault::SyncLost);
+    a_power_cut_after_a_failing_sync("then-cut", Fault::SyncLost, false);
 }
 
 #[test]
 fn a_power_cut_after_a_sync_that_dropped() {
-    a_power_cut_after_a_failing_sync("then-cut-dropped", Fault::SyncDropped);
+    a_power_cut_after_a_failing_sync("then-cut-dropped", Fault::SyncDropped, false);
+}
+
+#[test]
+fn a_power_cut_in_the_host_after_one_whose_syncs_failed() {
+    a_power_cut_after_a_failing_sync("next-cut", Fault::SyncLost, true);
+}
+
+#[test]
+fn a_power_cut_in_the_host_after_one_whose_syncs_dropped() {
+    a_power_cut_after_a_failing_sync("next-cut-dropped", Fault::SyncDropped, true);
 }
 
 /// That these tests can see a loss: with a disk that lies about its syncs from some point on, they do.

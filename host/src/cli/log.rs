@@ -202,7 +202,10 @@ fn show_line(line: &str, filter: &Filter, json: bool) -> anyhow::Result<()> {
 fn tail(look: &Look, filter: &Filter, newest: usize, follow: bool, json: bool) -> anyhow::Result<()> {
     let mut after = look.newest()?;
     show(look, filter.clone(), Some(newest), false, json)?;
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         let lines = look.lines(after, FOLLOW_LINES_MAX)?;
         for (seq, line) in &lines {
             after = *seq;
@@ -212,7 +215,6 @@ fn tail(look: &Look, filter: &Filter, newest: usize, follow: bool, json: bool) -
             thread::sleep(FOLLOW_EVERY);
         }
     }
-    Ok(())
 }
 
 fn verified(

@@ -121,11 +121,9 @@ impl Checkpoints {
     }
 
     pub(crate) fn send(&self, checkpoint: Checkpoint) {
-        match self.waiting.as_ref().map(|waiting| waiting.try_send(checkpoint)) {
-            Some(Err(TrySendError::Full(checkpoint))) => {
-                tracing::error!(covers = checkpoint.covers, "a checkpoint was not sent: too many wait");
-            }
-            _ => {}
+        let sent = self.waiting.as_ref().map(|waiting| waiting.try_send(checkpoint));
+        if let Some(Err(TrySendError::Full(checkpoint))) = sent {
+            tracing::error!(covers = checkpoint.covers, "a checkpoint was not sent: too many wait");
         }
     }
 }

@@ -132,8 +132,8 @@ impl Writer {
     pub(crate) fn start(self: Arc<Self>) -> std::io::Result<()> {
         thread::Builder::new().name("estop-log".into()).spawn(move || {
             let _ = self.log.writer.set(thread::current());
-            self.serve();
-            self.store.detach(self.host);
+            let complete = self.serve();
+            self.store.detach(self.host, complete);
             self.log.ended.send_replace(true);
             self.log.end_alternate();
         })?;
@@ -149,20 +149,21 @@ impl Writer {
         Ok(())
     }
 
-    fn serve(&self) {
+    /// Until the host is gone. Whether everything was entered.
+    fn serve(&self) -> bool {
         let mut last_attempts = 0;
         loop {
             // Read before the queues: what was recorded before the stop is then still found in them.
             let stopping = self.log.stop.load(Ordering::Acquire);
             let turn = self.turn(&mut self.pen.lock().unwrap_or_else(PoisonError::into_inner), None, stopping);
             match turn {
-                Turn::Idle { .. } if stopping => return,
+                Turn::Idle { .. } if stopping => return true,
                 Turn::Idle { soon: true } => thread::park_timeout(FLUSH_EVERY),
                 Turn::Idle { soon: false } => self.rest(),
                 Turn::Failed => {
                     last_attempts += usize::from(stopping);
                     if last_attempts >= LAST_ATTEMPTS_MAX {
-                        return;
+                        return false;
                     }
                     thread::park_timeout(RETRY_EVERY);
                 }

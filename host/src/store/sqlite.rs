@@ -216,11 +216,17 @@ impl Store for Sqlite {
             Ok(dead)
         });
         recover::bury(&self.home, &dead.map_err(Failure::into_error)?);
+        self.home.sweep();
         self.alive().insert(host, alive);
         Ok(())
     }
 
-    fn detach(&self, host: HostId) {
+    fn detach(&self, host: HostId, complete: bool) {
+        if !complete {
+            tracing::error!(%host, "the log could not be completed; the next host that opens the home will");
+            self.alive().remove(&host);
+            return;
+        }
         let closed = self.writer().transact(|batch| {
             batch.append(&Entry { at: SystemTime::now(), host, kind: EntryKind::Closed })?;
             batch.execute("DELETE FROM host WHERE id = ?1", [host.to_string()])?;
