@@ -91,19 +91,28 @@ fn start_tracing() {
 
 /// Prints what was asked for. A reader that has gone away is not an error of ours.
 fn print(text: &str) -> anyhow::Result<()> {
+    is_read(text).map(drop)
+}
+
+/// Prints, and answers whether there is still a reader.
+fn is_read(text: &str) -> anyhow::Result<bool> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(anyhow::Error::from(error).context("cannot write to standard output"))
-        }
-        _ => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(anyhow::Error::from(error).context("cannot write to standard output")),
+        Ok(()) => Ok(true),
     }
 }
 
 /// JSON on one line. What drives a terminal is escaped where JSON itself would let it pass.
 fn json_text(value: &serde_json::Value) -> String {
-    let mut text = String::new();
-    for character in value.to_string().chars() {
+    escaped(&value.to_string())
+}
+
+/// The same for JSON that is text already.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
         if drives_a_terminal(character) {
             // Only within strings: JSON has none of these elsewhere, and all are in the basic plane.
             text.push_str(&format!("\\u{:04x}", u32::from(character)));

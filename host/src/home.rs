@@ -69,6 +69,9 @@ impl Home {
         }
         let found = fs::metadata(&path).map_err(failed)?;
         let user = rustix::process::geteuid().as_raw();
+        if !found.is_dir() {
+            return Err(failed(io::ErrorKind::NotADirectory.into()));
+        }
         if found.uid() != user {
             return Err(HomeError::Foreign { path, owner: found.uid(), user });
         }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
+
 use crate::Home;
 use crate::store::sqlite::Look;
 
@@ -16,17 +18,24 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// The home, made if it is not there.
-    pub(super) fn open(&self) -> anyhow::Result<Home> {
-        let path = match &self.home {
+    fn path(&self) -> anyhow::Result<PathBuf> {
+        Ok(match &self.home {
             Some(path) => path.clone(),
             None => Home::default_path()?,
-        };
-        Ok(Home::open(path)?)
+        })
     }
 
-    /// The home's database, for looking.
+    /// The home, made if it is not there.
+    pub(super) fn open(&self) -> anyhow::Result<Home> {
+        Ok(Home::open(self.path()?)?)
+    }
+
+    /// The home's database, for looking. Where there is none, none is made.
     pub(super) fn look(&self) -> anyhow::Result<Look> {
+        let path = self.path()?;
+        if matches!(path.try_exists(), Ok(false)) {
+            bail!("nothing has run in the home `{}` yet", path.display());
+        }
         Ok(Look::open(&self.open()?)?)
     }
 }

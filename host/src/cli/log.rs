@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use self::filter::Filter;
 pub(super) use self::words::{tell, tree};
 use super::exit_code::usage;
-use super::{ExitCode, home, json_text, print, say};
-use crate::log::checkpoint::read_public_key;
+use super::{ExitCode, escaped, home, is_read, json_text, print, say};
+use crate::log::checkpoint::{own_public_key, read_public_key};
 use crate::log::export::{export, verify, walk};
 use crate::log::verify::{Verified, Verifier, verify_file};
 use crate::store::StoreError;
@@ -98,7 +98,7 @@ enum Command {
         #[command(flatten)]
         home: home::Options,
         /// Keep what is younger than this, such as 30d
-        #[arg(long, value_parser = super::quantity::duration, required_unless_present = "before")]
+        #[arg(long, value_parser = super::quantity::age, required_unless_present = "before")]
         keep: Option<Duration>,
         /// Keep this line of the log and what comes after it
         #[arg(long, value_name = "SEQ", conflicts_with = "keep")]
@@ -121,7 +121,10 @@ enum Command {
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Show { home, filter, newest, tree, json } => show(&home.look()?, filter, newest, tree, json)?,
+        Command::Show { home, filter, newest, tree, json } => {
+            let look = home.look()?;
+            show(&look, look.newest()?, filter, newest, tree, json)?;
+        }
         Command::Tail { home, filter, newest, follow, json } => tail(&home.look()?, &filter, newest, follow, json)?,
         Command::Verify { home, file, key, checkpoint, json } => return verified(&home, file, key, checkpoint, json),
         Command::Export { home, file } => exported(&home.look()?, file)?,
@@ -137,11 +140,13 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
             say(&format!("estop: the log begins with its line {first}; sha256 of the file: {}", pruned.sha256));
         }
         Command::Checkpoint { home } => {
-            Sqlite::open(&home.open()?)?.checkpoint()?;
             let look = home.look()?;
+            let before = look.newest()?;
+            Sqlite::open(&home.open()?)?.checkpoint()?;
             let mut newest = None;
-            walk(&look, look.newest()?, |_, line| {
-                if line.contains("\"kind\":\"checkpoint\"") {
+            walk(&look, look.newest()?, |seq, line| {
+                // An older one says nothing of what has come since.
+                if seq >= before && line.contains("\"kind\":\"checkpoint\"") {
                     newest = Some(line.to_owned());
                 }
                 Ok::<_, StoreError>(())
@@ -149,6 +154,8 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
             print(&newest.context("nothing could be signed; see above")?)?;
         }
         Command::RotateKey { home } => {
+            // Nothing is begun by this.
+            drop(home.look()?);
             let home = home.open()?;
             Sqlite::open(&home)?.rotate_key()?;
             say(&format!("estop: a new key signs the log of `{}` from here on", home.path().display()));
@@ -157,8 +164,14 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::Completed)
 }
 
-fn show(look: &Look, filter: Filter, newest: Option<usize>, as_tree: bool, json: bool) -> anyhow::Result<()> {
-    let last = look.newest()?;
+fn show(
+    look: &Look,
+    last: u64,
+    filter: Filter,
+    newest: Option<usize>,
+    as_tree: bool,
+    json: bool,
+) -> anyhow::Result<()> {
     if as_tree {
         let mut entries = Vec::new();
         walk(look, last, |_, line| {
@@ -173,7 +186,7 @@ fn show(look: &Look, filter: Filter, newest: Option<usize>, as_tree: bool, json:
         return Ok(());
     }
     let Some(newest) = newest else {
-        return walk(look, last, |_, line| show_line(line, &filter, json));
+        return walk(look, last, |_, line| show_line(line, &filter, json).map(drop));
     };
     let mut shown = std::collections::VecDeque::new();
     walk(look, last, |_, line| {
@@ -185,23 +198,21 @@ fn show(look: &Look, filter: Filter, newest: Option<usize>, as_tree: bool, json:
         }
         Ok::<_, StoreError>(())
     })?;
-    shown.iter().try_for_each(|line| show_line(line, &filter, json))
+    shown.iter().try_for_each(|line| show_line(line, &filter, json).map(drop))
 }
 
-fn show_line(line: &str, filter: &Filter, json: bool) -> anyhow::Result<()> {
+/// Whether anybody still reads.
+fn show_line(line: &str, filter: &Filter, json: bool) -> anyhow::Result<bool> {
     let Ok(entry) = serde_json::from_str::<Value>(line) else {
         say("estop: a line of the log is no JSON; `estop log verify` says which");
-        return Ok(());
+        return Ok(true);
     };
-    if filter.admits(&entry) {
-        print(&if json { line.to_owned() } else { tell(&entry) })?;
-    }
-    Ok(())
+    if filter.admits(&entry) { is_read(&if json { escaped(line) } else { tell(&entry) }) } else { Ok(true) }
 }
 
 fn tail(look: &Look, filter: &Filter, newest: usize, follow: bool, json: bool) -> anyhow::Result<()> {
     let mut after = look.newest()?;
-    show(look, filter.clone(), Some(newest), false, json)?;
+    show(look, after, filter.clone(), Some(newest), false, json)?;
     if !follow {
         return Ok(());
     }
@@ -209,7 +220,9 @@ fn tail(look: &Look, filter: &Filter, newest: usize, follow: bool, json: bool) -
         let lines = look.lines(after, FOLLOW_LINES_MAX)?;
         for (seq, line) in &lines {
             after = *seq;
-            show_line(line, filter, json)?;
+            if !show_line(line, filter, json)? {
+                return Ok(());
+            }
         }
         if lines.is_empty() {
             thread::sleep(FOLLOW_EVERY);
@@ -224,9 +237,14 @@ fn verified(
     checkpoints: Option<PathBuf>,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let pinned = key.map(|key| read_public_key(&key)).transpose()?;
     let look = if file.is_none() { Some(home.look()?) } else { None };
     let about = look.as_ref().map(Look::home_id).transpose()?;
+    let given = key.map(|key| read_public_key(&key)).transpose()?;
+    let is_given = given.is_some();
+    let pinned = match (given, &look) {
+        (None, Some(look)) => own_public_key(look.folder())?,
+        (given, _) => given,
+    };
     let mut verifier = Verifier::new(pinned, about);
     if let Some(path) = checkpoints {
         let kept = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
@@ -254,7 +272,7 @@ fn verified(
     }
     print(&format!("verified: lines {first} to {last}, each in its place; sha256 of the last: {sha256}"))?;
     match key {
-        Some(key) if pinned => print(&format!("signed up to line {signed_to} by the key you gave ({key})"))?,
+        Some(key) if is_given => print(&format!("signed up to line {signed_to} by the key you gave ({key})"))?,
         Some(key) => {
             print(&format!("signed up to line {signed_to} by the key {key}"))?;
             say("estop: whether that is the right key is for you to know: `--key PEM` compares it with one you kept");

@@ -13,6 +13,12 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if duration > DURATION_MAX { Err("more than a year".into()) } else { Ok(duration) }
 }
 
+/// How long ago something was, or how long it is kept: also years.
+pub(super) fn age(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "not a duration: write a number and a unit, such as 12h, 90d or 10y".to_owned())
+}
+
 /// A number of units of fuel: `5000`, `50M`, `10G`.
 pub(super) fn fuel(text: &str) -> Result<u64, String> {
     let units = [("", 1), ("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000), ("T", 1_000_000_000_000)];

@@ -22,10 +22,12 @@ pub(super) struct Args {
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let Args { home, id, json } = args;
-    let is_interrupt = id.parse::<InterruptId>().is_ok();
-    if !is_interrupt && id.parse::<CallId>().is_err() {
-        return Err(usage(format!("`{id}` is neither a call (call-…) nor an interrupt (interrupt-…)")));
-    }
+    // As the log writes it.
+    let (is_interrupt, id) = match (id.parse::<InterruptId>(), id.parse::<CallId>()) {
+        (Ok(interrupt), _) => (true, interrupt.to_string()),
+        (_, Ok(call)) => (false, call.to_string()),
+        _ => return Err(usage(format!("`{id}` is neither a call (call-…) nor an interrupt (interrupt-…)"))),
+    };
     let look = home.look()?;
     let last = look.newest()?;
     let mut entries = Vec::new();

@@ -77,6 +77,30 @@ pub struct ExportEnd {
     pub signature: String,
 }
 
+impl ExportEnd {
+    /// The line that ends the file: this and nothing else.
+    pub(crate) fn line(&self) -> serde_json::Result<String> {
+        Ok(format!("{{\"export\":{}}}", serde_json::to_string(self)?))
+    }
+}
+
+/// The oldest lines were removed, after they had been exported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruning {
+    /// Of which home.
+    pub home: String,
+    /// The first line that is left: a checkpoint.
+    pub first: u64,
+    /// Where the removed lines are.
+    pub file: String,
+    /// The SHA-256 of that file.
+    pub sha256: String,
+    /// The public key, in Base64.
+    pub key: String,
+    /// Over [`Statement::pruning`], in Base64.
+    pub signature: String,
+}
+
 /// What is signed: lines of a word, a blank and a value.
 pub struct Statement(String);
 
@@ -105,6 +129,11 @@ impl Statement {
     pub fn export(home: &str, first: u64, last: u64, sha256: &str) -> Self {
         let (first, last) = (first.to_string(), last.to_string());
         Self::new("export", &[("home", home), ("first", &first), ("last", &last), ("sha256", sha256)])
+    }
+
+    /// That the lines before the first one are in a file with this hash.
+    pub fn pruning(home: &str, first: u64, sha256: &str) -> Self {
+        Self::new("pruning", &[("home", home), ("first", &first.to_string()), ("sha256", sha256)])
     }
 
     /// The text, as it has to be given to other programs.
@@ -218,6 +247,11 @@ impl Signer {
         ExportEnd { home: self.home.clone(), first, last: head.seq, sha256, key: self.public(), signature }
     }
 
+    pub(crate) fn pruning(&self, first: u64, file: String, sha256: String) -> Pruning {
+        let signature = self.sign(&Statement::pruning(&self.home, first, &sha256));
+        Pruning { home: self.home.clone(), first, file, sha256, key: self.public(), signature }
+    }
+
     fn sign(&self, statement: &Statement) -> String {
         BASE64.encode(self.key.sign(statement.text().as_bytes()).to_bytes())
     }
@@ -235,6 +269,15 @@ impl Signer {
         };
         pem.and_then(write).map_err(|error| KeyError::Io { path: path.clone(), error })
     }
+}
+
+/// The public key of a home, in Base64, once it has one.
+///
+/// # Errors
+/// The file cannot be read, or is no Ed25519 public key.
+pub fn own_public_key(folder: &Path) -> Result<Option<String>, KeyError> {
+    let path = folder.join(PUBLIC_KEY_FILE);
+    if path.exists() { read_public_key(&path).map(Some) } else { Ok(None) }
 }
 
 /// The public key in a PEM file, in Base64.

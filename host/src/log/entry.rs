@@ -179,14 +179,7 @@ pub enum EntryKind {
     /// From here on checkpoints are signed by another key.
     KeyRotated(super::checkpoint::Rotation),
     /// The oldest entries were removed, up to a checkpoint, after they had been exported.
-    Pruned {
-        /// The first entry that is left: a checkpoint.
-        first: u64,
-        /// Where the removed entries are.
-        file: String,
-        /// The SHA-256 of that file.
-        sha256: String,
-    },
+    Pruned(super::checkpoint::Pruning),
     /// A file of the cache was not what this home had put there; the component was compiled anew.
     Cache {
         /// The component's digest.

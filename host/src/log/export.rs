@@ -20,7 +20,7 @@ pub enum ExportError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The log is not as it was written.
-    #[error("the log is damaged: {0}")]
+    #[error(transparent)]
     Damaged(#[from] Invalid),
     /// The end of the file cannot be signed.
     #[error(transparent)]
@@ -37,7 +37,9 @@ pub enum ExportError {
 pub fn export(look: &Look, last: u64, mut to: impl Write) -> Result<ExportEnd, ExportError> {
     let home = look.home_id()?;
     let (mut first, mut head) = (0, Head::EMPTY);
+    let mut verifier = Verifier::new(None, Some(home.clone()));
     walk(look, last, |seq, line| {
+        verifier.line(line).map_err(|what| Invalid { line: seq, what })?;
         if first == 0 {
             first = seq;
         }
@@ -48,7 +50,7 @@ pub fn export(look: &Look, last: u64, mut to: impl Write) -> Result<ExportEnd, E
     })?;
     let signer = Signer::load(look.folder(), &home, look.key()?.as_deref())?;
     let end = signer.export(first, &head);
-    writeln!(to, "{}", serde_json::json!({ "export": end }))?;
+    writeln!(to, "{}", end.line().map_err(io::Error::from)?)?;
     to.flush()?;
     Ok(end)
 }

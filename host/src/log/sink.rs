@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Checkpoint;
@@ -101,39 +101,58 @@ fn command(program: &Path, line: &str) -> io::Result<()> {
     }
 }
 
-/// The thread that sends. Dropping it sends what waits, within [`COMMAND_MAX`] each.
+/// How long whoever ends waits for what has not been sent.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+
+/// The thread that sends. Dropping it sends what waits, within [`SETTLE_MAX`].
 pub(crate) struct Checkpoints {
-    waiting: Option<SyncSender<Checkpoint>>,
-    thread: Option<JoinHandle<()>>,
+    waiting: SyncSender<Job>,
+}
+
+enum Job {
+    Send(Checkpoint),
+    /// Everything before it has been sent, or said to have failed.
+    Tell(SyncSender<()>),
 }
 
 impl Checkpoints {
     pub(crate) fn start(to: CheckpointTo) -> io::Result<Self> {
-        let (waiting, next) = sync_channel::<Checkpoint>(WAITING_MAX);
-        let thread = thread::Builder::new().name("estop-checkpoint".into()).spawn(move || {
-            for checkpoint in next {
-                if let Err(error) = to.send(&checkpoint) {
-                    tracing::error!(%error, ?to, covers = checkpoint.covers, "a checkpoint could not be sent");
+        let (waiting, next) = sync_channel(WAITING_MAX);
+        thread::Builder::new().name("estop-checkpoint".into()).spawn(move || {
+            for job in next {
+                match job {
+                    Job::Send(checkpoint) => {
+                        if let Err(error) = to.send(&checkpoint) {
+                            tracing::error!(%error, ?to, covers = checkpoint.covers, "a checkpoint could not be sent");
+                        }
+                    }
+                    // Whoever asked may have given up.
+                    Job::Tell(told) => drop(told.try_send(())),
                 }
             }
         })?;
-        Ok(Self { waiting: Some(waiting), thread: Some(thread) })
+        Ok(Self { waiting })
     }
 
     pub(crate) fn send(&self, checkpoint: Checkpoint) {
-        let sent = self.waiting.as_ref().map(|waiting| waiting.try_send(checkpoint));
-        if let Some(Err(TrySendError::Full(checkpoint))) = sent {
-            tracing::error!(covers = checkpoint.covers, "a checkpoint was not sent: too many wait");
+        let covers = checkpoint.covers;
+        if let Err(TrySendError::Full(_)) = self.waiting.try_send(Job::Send(checkpoint)) {
+            tracing::error!(covers, "a checkpoint was not sent: too many wait");
+        }
+    }
+
+    /// Waits until what was to be sent is, for a bounded time. What hangs may be sent later, if the process lives.
+    pub(crate) fn settle(&self) {
+        let (tell, told) = sync_channel(1);
+        let asked = self.waiting.try_send(Job::Tell(tell)).is_ok();
+        if !asked || told.recv_timeout(SETTLE_MAX).is_err() {
+            tracing::error!("a checkpoint could not be sent within {SETTLE_MAX:?}; it is in the log");
         }
     }
 }
 
 impl Drop for Checkpoints {
     fn drop(&mut self) {
-        drop(self.waiting.take());
-        if let Some(thread) = self.thread.take() {
-            // It has said what went wrong.
-            let _ = thread.join();
-        }
+        self.settle();
     }
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::chain::{Head, Link};
-use super::checkpoint::{Checkpoint, ExportEnd, Rotation, Statement};
+use super::checkpoint::{Checkpoint, ExportEnd, Pruning, Rotation, Statement};
 use crate::tools::Hex;
 
 /// A line is never longer (bytes); an interrupt's entry that names a thousand calls has about 60,000.
@@ -67,7 +67,6 @@ pub struct Verifier {
 #[derive(Deserialize)]
 struct Signed {
     kind: Option<String>,
-    first: Option<u64>,
     #[serde(flatten)]
     rest: Value,
 }
@@ -106,6 +105,9 @@ impl Verifier {
             if self.home.get_or_insert_with(|| home.clone()) != home {
                 return Err(at("it is about another home"));
             }
+            if self.kept.get(covers).is_some_and(|other| other.sha256 != *sha256) {
+                return Err(at("another one covers the same line and says something else: the log was written anew"));
+            }
             self.kept.insert(*covers, kept);
         }
         Ok(())
@@ -123,8 +125,8 @@ impl Verifier {
         let signed: Signed = serde_json::from_str(line).map_err(|error| format!("it is not an entry: {error}"))?;
         let kind = signed.kind.as_deref().unwrap_or_default();
         match self.head {
-            Some(head) if link.seq != head.seq + 1 => {
-                return Err(format!("it has number {} and {} should be here", link.seq, head.seq + 1));
+            Some(head) if head.seq.checked_add(1) != Some(link.seq) => {
+                return Err(format!("it has number {} and {} should be here", link.seq, head.seq.saturating_add(1)));
             }
             Some(head) if link.prev != Hex::of(&head.sha256).as_str() => {
                 return Err(format!("line {} or `prev` of this one was changed: they do not fit", head.seq));
@@ -156,7 +158,13 @@ impl Verifier {
                 self.key = Some(next);
                 self.signed_to = link.seq - 1;
             }
-            "pruned" if signed.first == self.pruned => self.pruned = None,
+            "pruned" => {
+                let Pruning { home, first, sha256, key, signature, .. } = parsed(signed.rest)?;
+                self.signed(&home, &key, &signature, &Statement::pruning(&home, first, &sha256))?;
+                if self.pruned == Some(first) {
+                    self.pruned = None;
+                }
+            }
             _ => {}
         }
         let head = Head::of(link.seq, line);
@@ -175,6 +183,9 @@ impl Verifier {
     /// # Errors
     /// The file is not what was exported.
     pub fn export_end(&mut self, end: &ExportEnd) -> Result<(), String> {
+        if self.ended {
+            return Err("there is something after the end of the exported log".into());
+        }
         let head = self.head.unwrap_or(Head::EMPTY);
         if end.last != head.seq || end.sha256 != head.hex() || (end.first != self.first && head.seq > 0) {
             let ExportEnd { first, last, .. } = end;
@@ -183,6 +194,10 @@ impl Verifier {
         let ExportEnd { home, first, last, sha256, key, signature } = end;
         self.signed(home, key, signature, &Statement::export(home, *first, *last, sha256))?;
         self.signed_to = head.seq;
+        // What stood before the first line is said elsewhere: that this is the first one is signed here.
+        self.pruned = None;
+        // Nor is anything missing that came later.
+        self.kept.retain(|covers, _| *covers <= head.seq);
         self.ended = true;
         Ok(())
     }
@@ -215,7 +230,7 @@ impl Verifier {
 
     /// A signature is about the line before it.
     fn covers(&self, link: &Link, covers: u64, sha256: &str) -> Result<(), String> {
-        if covers + 1 == link.seq && sha256 == link.prev {
+        if covers.checked_add(1) == Some(link.seq) && sha256 == link.prev {
             return Ok(());
         }
         Err("it covers another line than the one before it".into())
@@ -279,7 +294,7 @@ pub fn verify_file(file: impl Read, mut verifier: Verifier) -> Result<Verified, 
         if line.starts_with("{\"export\":") {
             let last: Last = serde_json::from_str(line).map_err(|error| at(format!("it is damaged: {error}")))?;
             // Nothing that is not signed may be in it.
-            if serde_json::to_string(&last.export).is_ok_and(|export| format!("{{\"export\":{export}}}") != line) {
+            if last.export.line().ok().as_deref() != Some(line) {
                 return Err(at("it was changed".into()));
             }
             verifier.export_end(&last.export).map_err(at)?;

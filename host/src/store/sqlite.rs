@@ -135,8 +135,8 @@ impl Sqlite {
             batch.set_meta("log-key", &next)
         });
         rotated.map_err(Failure::into_error)?;
-        // Now the log names it: this puts it in place.
-        self.writer().transact(|batch| batch.signer().map(drop)).map_err(Failure::into_error)
+        // Now the log names it: this puts it in place, and shows that it signs.
+        self.checkpoint()
     }
 
     /// Signs what is in the log, if anything was added since it was signed last.
@@ -235,6 +235,10 @@ impl Store for Sqlite {
         match closed {
             Ok(checkpoint) => {
                 self.send(checkpoint);
+                // Whoever waits for this host to have ended may end the process next.
+                if let Some(to) = &self.checkpoints {
+                    to.settle();
+                }
                 recover::remove_empty_alternate(&self.home, host);
             }
             // Then the host is found dead by the next one, which is the truth as far as the log knows.

@@ -87,9 +87,12 @@ impl Bench {
         Self { faults: Faults::install(name), home: temporary(), told: Vec::new() }
     }
 
+    pub(crate) fn builder(&self) -> Result<HostBuilder, String> {
+        self.home.store_through(self.faults.name()).map(tiny).map_err(text)
+    }
+
     pub(crate) fn host(&self) -> Result<Host, String> {
-        let store = self.home.store_through(self.faults.name()).map_err(text)?;
-        tiny(store).build().map_err(text)
+        self.builder()?.build().map_err(text)
     }
 
     /// Calls a tool and remembers what was told.

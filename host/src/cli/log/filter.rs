@@ -61,7 +61,7 @@ fn concerns(entry: &Value, call: &str) -> bool {
 /// As the log writes it, so that times can be compared as text.
 fn moment(text: &str) -> Result<String, String> {
     let at = humantime::parse_rfc3339_weak(text).or_else(|_| {
-        let ago = super::super::quantity::duration(text)?;
+        let ago = super::super::quantity::age(text)?;
         SystemTime::now().checked_sub(ago).ok_or_else(|| "that long ago there was no time yet".to_owned())
     });
     let at = at.map_err(|_| format!("`{text}` is neither a time like 2026-11-22T15:00:00Z nor a duration like 10m"))?;

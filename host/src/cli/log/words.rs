@@ -62,13 +62,14 @@ fn end(entry: &Value) -> String {
         let _ = write!(line, ", halted after {:.1} µs, released after {:.1} µs", us("halted_us"), us("released_us"));
     }
     let _ = write!(line, "; {}", committed(&entry["commits"]));
-    let (writes, bytes) = (&entry["discarded"]["writes"], &entry["discarded"]["bytes"]);
-    if writes.as_u64().is_some_and(|writes| writes > 0) {
+    let discarded = |what: &str| entry["discarded"][what].as_u64().unwrap_or(0);
+    let (writes, bytes) = (discarded("writes"), discarded("bytes"));
+    if writes > 0 {
         let _ = write!(line, ", {writes} writes ({bytes} bytes) discarded");
     }
     for effect in entry["effects"].as_array().map(Vec::as_slice).unwrap_or_default() {
         let (name, state) = (&effect["name"], effect["state"].as_str().unwrap_or_default());
-        let _ = write!(line, ", {} {state}", printable(&name.to_string()));
+        let _ = write!(line, ", {} {}", printable(&name.to_string()), printable(state));
     }
     line
 }
@@ -79,7 +80,7 @@ fn committed(commits: &Value) -> String {
     }
     match commits["points"].as_u64().unwrap_or(0) {
         0 => "nothing committed".to_owned(),
-        points => format!("{} writes committed in {points} points", commits["writes"]),
+        points => format!("{} writes committed in {points} points", commits["writes"].as_u64().unwrap_or(0)),
     }
 }
 
@@ -126,7 +127,8 @@ pub(in crate::cli) fn tree(entries: &[Value], interrupt: &str) -> String {
             let text = |name: &str| printable(entry[name].as_str().unwrap_or_default());
             format!("{}/{} {}", text("agent"), text("tool"), end(entry))
         });
-        let _ = write!(text, "\n{:indent$}└ {call} was {how}: {end}", "", indent = depth * 2);
+        let (named, how) = (printable(call), printable(how));
+        let _ = write!(text, "\n{:indent$}└ {named} was {how}: {end}", "", indent = depth * 2);
         if depth < DEPTH_MAX {
             let children = calls.iter().filter(|(child, _)| {
                 ends.get(child).and_then(|end| end["parent"].as_str()).is_some_and(|parent| parent == call)

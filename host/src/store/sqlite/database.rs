@@ -72,11 +72,7 @@ impl Place {
         // at once: they can be told that it is busy without having waited.
         let _one_at_a_time = self.lock_opening()?;
         let mut connection = self.connect()?;
-        connection
-            .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))
-            .map_err(|error| self.error(&error))
-            .and_then(|mode| if mode == "wal" { Ok(()) } else { Err(StoreError::Io(self.no_wal(&mode))) })?;
-        migrate(&mut connection, MIGRATIONS).map_err(|error| match error {
+        let refused = |error| match error {
             MigrateError::Sqlite(error) => self.error(&error),
             MigrateError::Newer { found, known } => StoreError::Io(format!(
                 "`{}` has version {found} and this estop knows up to {known}: use a newer estop, nothing was changed",
@@ -85,7 +81,14 @@ impl Place {
             MigrateError::Foreign => {
                 StoreError::Io(format!("`{}` is not a database of estop", self.home.database().display()))
             }
-        })?;
+        };
+        // Before the journal's mode, which is written into the file.
+        version(&connection, MIGRATIONS.len()).map_err(refused)?;
+        connection
+            .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))
+            .map_err(|error| self.error(&error))
+            .and_then(|mode| if mode == "wal" { Ok(()) } else { Err(StoreError::Io(self.no_wal(&mode))) })?;
+        migrate(&mut connection, MIGRATIONS).map_err(refused)?;
         Ok(connection)
     }
 
@@ -211,18 +214,21 @@ impl From<rusqlite::Error> for MigrateError {
     }
 }
 
+/// The version of a database that is ours, or empty, and not newer than this.
+fn version(connection: &Connection, known: usize) -> Result<usize, MigrateError> {
+    let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let is_empty = connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
+    if application != APPLICATION_ID && !(application == 0 && found == 0 && is_empty) {
+        return Err(MigrateError::Foreign);
+    }
+    if found > known { Err(MigrateError::Newer { found, known }) } else { Ok(found) }
+}
+
 /// Brings a database to the newest version, a step at a time; each step is there entirely or not at all.
 fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), MigrateError> {
     loop {
-        let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-        let is_empty = connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
-        if application != APPLICATION_ID && !(application == 0 && found == 0 && is_empty) {
-            return Err(MigrateError::Foreign);
-        }
-        if found > migrations.len() {
-            return Err(MigrateError::Newer { found, known: migrations.len() });
-        }
+        let found = version(connection, migrations.len())?;
         let Some(step) = migrations.get(found) else { return Ok(()) };
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Somebody else may have been faster.

@@ -3,7 +3,7 @@
 //! Invariant: what is left begins with a checkpoint, whose signature vouches for what is gone, and has an entry that says
 //! where that is. So it still verifies; and nothing goes before it is in a file that verifies and is synced.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ pub enum PruneError {
     #[error(transparent)]
     Export(#[from] ExportError),
     /// The file does not verify.
-    #[error("the exported file does not verify, so nothing was removed: {0}")]
+    #[error("the exported file does not verify, so nothing was removed")]
     Unverified(#[from] Invalid),
     /// The database cannot be read or written.
     #[error(transparent)]
@@ -77,7 +77,17 @@ impl Sqlite {
         let Some(first) = self.checkpoint_up_to(before)? else { return Err(PruneError::Nothing { before }) };
         let failed = |error| PruneError::File { path: path.to_owned(), error };
         let file = OpenOptions::new().write(true).read(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        let exported = export(&look, first - 1, io::BufWriter::new(&file))?;
+        self.prune_into(&look, first, path, &file).inspect_err(|error| {
+            // Nothing was removed, so what is in it is in the log. Except that nobody knows what a failed COMMIT did.
+            if !matches!(error, PruneError::Store(StoreError::Unknown(_))) {
+                let _ = fs::remove_file(path);
+            }
+        })
+    }
+
+    fn prune_into(&self, look: &Look, first: u64, path: &Path, file: &File) -> Result<Pruned, PruneError> {
+        let failed = |error| PruneError::File { path: path.to_owned(), error };
+        let exported = export(look, first - 1, io::BufWriter::new(file))?;
         file.sync_all().map_err(failed)?;
         let folder = path.canonicalize().map_err(failed)?;
         File::open(folder.parent().unwrap_or(Path::new("/"))).and_then(|folder| folder.sync_all()).map_err(failed)?;
@@ -87,7 +97,8 @@ impl Sqlite {
         io::copy(&mut File::open(path).map_err(failed)?, &mut HashWriter(&mut sha256)).map_err(failed)?;
         let sha256 = Hex::of(&sha256.finalize().into()).as_str().to_owned();
         let removed = self.writer().transact(|batch| {
-            let kind = EntryKind::Pruned { first, file: folder.display().to_string(), sha256: sha256.clone() };
+            // Without the key nobody could tell this from lines that somebody else has removed.
+            let kind = EntryKind::Pruned(batch.signer()?.pruning(first, folder.display().to_string(), sha256.clone()));
             batch.execute(ALLOW_REMOVAL, [])?;
             let removed =
                 batch.execute("DELETE FROM log WHERE seq BETWEEN ?1 AND ?2", [exported.first, exported.last])?;
