@@ -11,10 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use estop::store::sqlite::Look;
+use estop_tests::guests::{Described, Imports, Spec};
 use estop_tests::home::{Temporary, temporary};
 
 use ledger::book::Book;
-use ledger::command::{Ended, Running, printed};
+use ledger::command::{Ended, Running, printed, run};
 use ledger::trail::Trail;
 use ledger::{Accounts, Batch, Chance, component, spin};
 
@@ -28,6 +29,7 @@ const HOMES: usize = 30;
 const VERIFY_EVERY: usize = 25;
 /// Exit codes.
 const COMPLETED: i32 = 0;
+const USAGE: i32 = 2;
 const CONFLICT: i32 = 7;
 
 /// A home in which processes die.
@@ -327,21 +329,28 @@ fn four_processes_killed_at_250_random_moments_leave_whole_transfers_and_their_e
 #[test]
 fn a_home_one_of_whose_makers_is_killed_can_be_used() {
     let mut chance = Chance::new("makers");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("small.wasm");
+    let tools = [Spec::new("victim")];
+    let small = Described { tools: &tools, imports: Some(Imports::default()), ..Described::default() };
+    fs::write(&path, small.component()).expect("a component");
+    // A host comes and goes, with nothing to call.
+    let begin = ["run", path.to_str().expect("a path"), "nothing"];
     let make = || {
         let begun = Instant::now();
-        printed(temporary().home(), &["log", "rotate-key"]);
+        assert_eq!(run(temporary().home(), &begin).code, Some(USAGE));
         begun.elapsed()
     };
     // What the first has read from the disk, others need not.
     let (longest, mut killed) = (make().min(make()), 0);
     for _ in 0..HOMES {
         let home = temporary();
-        let [mut one, other] = [(); 2].map(|()| Running::start(home.home(), &["log", "rotate-key"]));
+        let [mut one, other] = [(); 2].map(|()| Running::start(home.home(), &begin));
         spin(chance.up_to(longest));
         one.kill();
         killed += usize::from(one.ended().code.is_none());
         let other = other.ended();
-        assert_eq!(other.code, Some(COMPLETED), "{other:?}");
+        assert_eq!(other.code, Some(USAGE), "{other:?}");
         printed(home.home(), &["log", "rotate-key"]);
         printed(home.home(), &["log", "verify"]);
     }

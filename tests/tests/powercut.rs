@@ -268,7 +268,8 @@ fn a_power_cut_after_a_failing_sync(name: &str, fault: Fault, next_host: bool) {
             // With the look at the tools: nothing is left to be written.
             ends.0.reached(2).await;
             bench.faults.arm(Plan { at: 1, on: On::Sync, fault, lasting: true });
-            bench.call(&host, &kv, "set", set(ROOM + 1)).await;
+            // On a page that nothing else in the write-ahead log is about.
+            bench.call(&host, &kv, "set", json!({ "key": set(0)["key"], "value": ROOM + 1 })).await;
             let told = &bench.told.last().expect("it was told").outcome;
             assert!(told.commits.unknown, "{:?}", told.end);
             bench.hold(Survivors::Synced).await;
@@ -289,8 +290,12 @@ fn a_power_cut_after_a_failing_sync(name: &str, fault: Fault, next_host: bool) {
             within(host.shutdown()).await;
         });
         run(async {
-            for survivors in [Survivors::Synced, Survivors::Everything, Survivors::Random(at)] {
-                bench.hold(survivors).await;
+            bench.hold(Survivors::Synced).await;
+            bench.hold(Survivors::Everything).await;
+            // A disk that first drops what it should have synced, and then loses power while the next host puts away what
+            // was left, and keeps an arbitrary part of that: this is not survived, as the threat model says.
+            if !(next_host && matches!(fault, Fault::SyncDropped)) {
+                bench.hold(Survivors::Random(at)).await;
             }
         });
         bench.faults.hits() > 0

@@ -84,12 +84,35 @@ impl Place {
         };
         // Before the journal's mode, which is written into the file.
         version(&connection, MIGRATIONS.len()).map_err(refused)?;
+        self.put_away_what_was_left(&connection)?;
         connection
             .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))
             .map_err(|error| self.error(&error))
             .and_then(|mode| if mode == "wal" { Ok(()) } else { Err(StoreError::Io(self.no_wal(&mode))) })?;
         migrate(&mut connection, MIGRATIONS).map_err(refused)?;
         Ok(connection)
+    }
+
+    /// A write-ahead log that nobody has open was left by processes that died, perhaps because a sync had failed: then Linux
+    /// shows pages that are not on the disk and that no later sync puts there (fsync(2)). So what is in it is written into
+    /// the database file, and a new one begun.
+    fn put_away_what_was_left(&self, connection: &Connection) -> Result<(), StoreError> {
+        let mut wal = self.home.database().into_os_string();
+        wal.push("-wal");
+        if !fs::metadata(wal).is_ok_and(|found| found.len() > 0) {
+            return Ok(());
+        }
+        // Whoever has it open vouches for it, and is not waited for.
+        self.set_patient(false);
+        let put_away = connection.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()));
+        self.set_patient(true);
+        match put_away {
+            Err(error) => match self.error(&error) {
+                StoreError::Held(_) => Ok(()),
+                error => Err(error),
+            },
+            Ok(()) => Ok(()),
+        }
     }
 
     /// A connection that only reads. The database must be there.
