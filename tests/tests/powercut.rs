@@ -88,8 +88,10 @@ async fn stop_in_the_middle(bench: &mut Bench, host: &Host, ledger: &Component) 
     bench.told.push(Told { tool: "settle", input: july(), outcome });
 }
 
-const SCRIPT: [(&str, fn() -> Value); 4] =
-    [("open", ada), ("open", bob), ("settle", june), ("transfer", || order("bob", "ada", 7))];
+/// A tool and its input.
+type Step = (&'static str, fn() -> Value);
+
+const SCRIPT: [Step; 4] = [("open", ada), ("open", bob), ("settle", june), ("transfer", || order("bob", "ada", 7))];
 
 /// Promises 8, 13 and 14: the power is cut at every operation of a run, from opening the home to closing it, and whatever
 /// the cut leaves of what was not synced: what was told is so, and the next host finds out the rest.

@@ -20,7 +20,8 @@ pub(crate) const CALLS_NAMED_MAX: usize = 1000;
 /// While more records than this wait to be written, an interrupt's entry counts the calls and names none.
 pub(crate) const RECORDS_NAMING_MAX: usize = 1000;
 
-/// One record of the audit log. A store adds what ties it to the others: see [`chain`](super::chain).
+/// One record of the audit log. A store adds what ties it to the others: the number of the line and the hash of the one
+/// before it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// When; written as RFC 3339, UTC, microseconds.

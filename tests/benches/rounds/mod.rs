@@ -20,12 +20,6 @@ pub(crate) fn spin<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Many short ones in each round.
-pub(crate) fn compare(name: &str, per_round: usize, ours: impl Fn(), floor: impl Fn()) {
-    let many = |one: &dyn Fn()| (0..per_round).for_each(|_| one());
-    compare_for(name, ROUNDS, per_round, || many(&ours), || many(&floor));
-}
-
 /// Rounds of both in turn; prints the medians for each unit of work.
 pub(crate) fn compare_for(name: &str, rounds: usize, units: usize, ours: impl Fn(), floor: impl Fn()) {
     let (mut our_times, mut floor_times) = (Vec::new(), Vec::new());
