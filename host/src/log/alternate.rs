@@ -8,8 +8,8 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
-use std::thread::{self, Thread};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
@@ -37,6 +37,9 @@ pub(crate) struct Alternate {
     /// Interrupts in the sink since the log works no more.
     pub(super) written: AtomicU64,
     thread: OnceLock<Thread>,
+    running: Mutex<Option<JoinHandle<()>>>,
+    /// The log takes nothing any more: what is not in it now goes to the sink.
+    ending: AtomicBool,
 }
 
 impl Alternate {
@@ -47,6 +50,8 @@ impl Alternate {
             woken_ms: AtomicU64::new(0),
             written: AtomicU64::new(0),
             thread: OnceLock::new(),
+            running: Mutex::new(None),
+            ending: AtomicBool::new(false),
         }
     }
 
@@ -73,10 +78,14 @@ impl Log {
         }
     }
 
-    /// The host is gone: its thread may end.
+    /// The log has ended: what it could not take is in the sink when this returns.
     pub(super) fn end_alternate(&self) {
-        if let Some(thread) = self.alternate.thread.get() {
-            thread.unpark();
+        self.alternate.ending.store(true, Ordering::Release);
+        let running = self.alternate.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(running) = running {
+            running.thread().unpark();
+            // A panic of the sink is not the log's.
+            let _ = running.join();
         }
     }
 }
@@ -92,6 +101,7 @@ pub(crate) fn start(log: &Arc<Log>, host: HostId, path: Option<PathBuf>) -> std:
     let thread = thread::Builder::new().name("estop-alternate".into()).spawn(move || sink.serve(&weak))?;
     // Started once for each log.
     let _ = log.alternate.thread.set(thread.thread().clone());
+    *log.alternate.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
     Ok(())
 }
 
@@ -117,9 +127,10 @@ impl Sink {
     fn serve(mut self, log: &Weak<Log>) {
         loop {
             let Some(log) = log.upgrade() else { return };
-            self.turn(&log);
-            // The writer ends after it has entered everything, or has given up.
-            if *log.ended.borrow() {
+            // Read before the turn: what was pushed before the log ended is then in it.
+            let ending = log.alternate.ending.load(Ordering::Acquire);
+            self.turn(&log, ending);
+            if ending {
                 return;
             }
             drop(log);
@@ -127,10 +138,10 @@ impl Sink {
         }
     }
 
-    fn turn(&mut self, log: &Log) {
+    fn turn(&mut self, log: &Log, ending: bool) {
         log.alternate.pending.store(false, Ordering::Release);
         self.waiting.extend(std::iter::from_fn(|| log.alternate.stops.pop()));
-        let stuck = log.is_stuck() || *log.ended.borrow();
+        let stuck = log.is_stuck() || ending;
         for stop in std::mem::take(&mut self.waiting) {
             if stop.entered.load(Ordering::Acquire) {
                 continue;

@@ -75,6 +75,9 @@ pub struct ExportEnd {
     pub key: String,
     /// Over [`Statement::export`], in Base64.
     pub signature: String,
+    /// By which the key that signed the last line handed over to that one, if it did so after the last line.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rotations: Vec<Rotation>,
 }
 
 impl ExportEnd {
@@ -241,10 +244,11 @@ impl Signer {
         Rotation { home: self.home.clone(), covers: head.seq, sha256, key: self.public(), next, signature }
     }
 
-    pub(crate) fn export(&self, first: u64, head: &Head) -> ExportEnd {
+    pub(crate) fn export(&self, first: u64, head: &Head, rotations: Vec<Rotation>) -> ExportEnd {
         let sha256 = head.hex();
         let signature = self.sign(&Statement::export(&self.home, first, head.seq, &sha256));
-        ExportEnd { home: self.home.clone(), first, last: head.seq, sha256, key: self.public(), signature }
+        let (home, key) = (self.home.clone(), self.public());
+        ExportEnd { home, first, last: head.seq, sha256, key, signature, rotations }
     }
 
     pub(crate) fn pruning(&self, first: u64, file: String, sha256: String) -> Pruning {

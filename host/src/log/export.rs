@@ -5,8 +5,9 @@
 use std::io::{self, Write};
 
 use super::chain::Head;
-use super::checkpoint::{ExportEnd, KeyError, Signer};
+use super::checkpoint::{ExportEnd, KeyError, Rotation, Signer};
 use super::verify::{Invalid, Verified, Verifier};
+use super::{Entry, EntryKind};
 use crate::store::StoreError;
 use crate::store::sqlite::Look;
 
@@ -35,6 +36,7 @@ pub enum ExportError {
 /// # Errors
 /// See [`ExportError`]. What was written by then has no end, and is not accepted as an exported log.
 pub fn export(look: &Look, last: u64, mut to: impl Write) -> Result<ExportEnd, ExportError> {
+    let _moment = look.moment()?;
     let home = look.home_id()?;
     let (mut first, mut head) = (0, Head::EMPTY);
     let mut verifier = Verifier::new(None, Some(home.clone()));
@@ -49,10 +51,27 @@ pub fn export(look: &Look, last: u64, mut to: impl Write) -> Result<ExportEnd, E
         Ok::<_, ExportError>(())
     })?;
     let signer = Signer::load(look.folder(), &home, look.key()?.as_deref())?;
-    let end = signer.export(first, &head);
+    let end = signer.export(first, &head, rotations_after(look, last)?);
     writeln!(to, "{}", end.line().map_err(io::Error::from)?)?;
     to.flush()?;
     Ok(end)
+}
+
+/// What was signed with another key than the end of a file is vouched for by these.
+fn rotations_after(look: &Look, last: u64) -> Result<Vec<Rotation>, ExportError> {
+    let mut rotations = Vec::new();
+    walk_after(look, last, look.newest()?, |seq, line| {
+        // Most lines are not, and looking is cheaper than reading.
+        if line.contains("\"kind\":\"key-rotated\"") {
+            let damaged = |error: serde_json::Error| Invalid { line: seq, what: error.to_string() };
+            let entry: Entry = serde_json::from_str(line).map_err(damaged)?;
+            if let EntryKind::KeyRotated(rotation) = entry.kind {
+                rotations.push(rotation);
+            }
+        }
+        Ok::<_, ExportError>(())
+    })?;
+    Ok(rotations)
 }
 
 /// Verifies the log in the database.
@@ -60,6 +79,7 @@ pub fn export(look: &Look, last: u64, mut to: impl Write) -> Result<ExportEnd, E
 /// # Errors
 /// It cannot be read, or is not as it was written.
 pub fn verify(look: &Look, mut verifier: Verifier) -> Result<Verified, ExportError> {
+    let _moment = look.moment()?;
     let last = look.newest()?;
     walk(look, last, |seq, line| {
         verifier.line(line).map_err(|what| ExportError::Damaged(Invalid { line: seq, what }))
@@ -71,9 +91,17 @@ pub fn verify(look: &Look, mut verifier: Verifier) -> Result<Verified, ExportErr
 pub(crate) fn walk<E: From<StoreError>>(
     look: &Look,
     last: u64,
+    each: impl FnMut(u64, &str) -> Result<(), E>,
+) -> Result<(), E> {
+    walk_after(look, 0, last, each)
+}
+
+fn walk_after<E: From<StoreError>>(
+    look: &Look,
+    mut after: u64,
+    last: u64,
     mut each: impl FnMut(u64, &str) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut after = 0;
     while after < last {
         let lines = look.lines(after, LINES_AT_ONCE)?;
         let Some((newest, _)) = lines.last() else { break };

@@ -191,7 +191,11 @@ impl Verifier {
             let ExportEnd { first, last, .. } = end;
             return Err(format!("the file should have the lines {first} to {last}; some are missing or were changed"));
         }
-        let ExportEnd { home, first, last, sha256, key, signature } = end;
+        let ExportEnd { home, first, last, sha256, key, signature, rotations } = end;
+        for Rotation { home, covers, sha256, key, next, signature } in rotations {
+            self.signed(home, key, signature, &Statement::rotation(home, *covers, sha256, next))?;
+            self.key = Some(next.clone());
+        }
         self.signed(home, key, signature, &Statement::export(home, *first, *last, sha256))?;
         self.signed_to = head.seq;
         // What stood before the first line is said elsewhere: that this is the first one is signed here.

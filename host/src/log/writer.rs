@@ -133,9 +133,10 @@ impl Writer {
         thread::Builder::new().name("estop-log".into()).spawn(move || {
             let _ = self.log.writer.set(thread::current());
             let complete = self.serve();
+            // Before the host is taken for dead: the next one enters what stands there, and removes it.
+            self.log.end_alternate();
             self.store.detach(self.host, complete);
             self.log.ended.send_replace(true);
-            self.log.end_alternate();
         })?;
         Ok(())
     }

@@ -25,7 +25,7 @@ fn rejected_at(place: &Place, line: usize, words: &[&str]) {
     assert_eq!(ended.stdout, "");
 }
 
-/// "Shows" 1: SQLite itself refuses to change the log, whatever the statement is called.
+/// SQLite itself refuses to change the log, whatever the statement is called.
 #[test]
 fn the_database_refuses_to_change_the_log() {
     let place = Place::lived();
@@ -68,7 +68,7 @@ fn the_database_refuses_to_change_the_log() {
     place.estop(&["log", "verify"]).has(0, &[]);
 }
 
-/// "Shows" 1: one line, with the triggers out of the way. The next line does not fit any more.
+/// One line, with the triggers out of the way. The next line does not fit any more.
 #[test]
 fn a_line_that_was_changed_removed_or_inserted_is_found() {
     let lived = Place::lived();
@@ -96,7 +96,7 @@ fn a_line_that_was_changed_removed_or_inserted_is_found() {
     rejected_at(&inserted, number, &[&format!("{number} should be here")]);
 }
 
-/// "Shows" 1: an old entry is rewritten, and every line after it made to fit: the next signature does not.
+/// An old entry is rewritten, and every line after it made to fit: the next signature does not.
 #[test]
 fn an_entry_that_was_rewritten_with_all_that_follows_is_found() {
     let place = Place::lived();
@@ -108,7 +108,7 @@ fn an_entry_that_was_rewritten_with_all_that_follows_is_found() {
     assert_ne!(export.code, Some(0), "a damaged log was exported, and signed");
 }
 
-/// "Shows" 1: the signatures are taken out as well, and nothing is left that could be wrong. The key is still there.
+/// The signatures are taken out as well, and nothing is left that could be wrong. The key is still there.
 #[test]
 fn a_log_whose_signatures_were_taken_out_is_found() {
     let place = Place::lived();
@@ -120,7 +120,7 @@ fn a_log_whose_signatures_were_taken_out_is_found() {
     place.estop(&["log", "verify"]).has(1, &["is NOT as it was written"]);
 }
 
-/// "Shows" 1: everything is signed anew with another key. Who has kept the right one sees it, and the home has it too.
+/// Everything is signed anew with another key. Who has kept the right one sees it, and the home has it too.
 #[test]
 fn a_log_that_was_signed_anew_by_another_key_is_found() {
     let place = Place::lived();

@@ -32,7 +32,7 @@ fn covered(place: &Place) -> Vec<u64> {
     checkpoints(place).iter().map(|checkpoint| checkpoint["covers"].as_u64().unwrap()).collect()
 }
 
-/// "Shows" 2: a signature after every thousand entries, whoever writes them and however many at once.
+/// A signature after every thousand entries, whoever writes them and however many at once.
 #[test]
 fn every_thousand_entries_are_signed() {
     let place = Place::new();
@@ -56,7 +56,7 @@ fn every_thousand_entries_are_signed() {
     place.estop(&["log", "verify"]).has(0, &[]);
 }
 
-/// "Shows" 2: a process signs what is there when it ends; and `log checkpoint` does, if there is anything new.
+/// A process signs what is there when it ends; and `log checkpoint` does, if there is anything new.
 #[test]
 fn the_end_of_a_process_and_a_command_sign() {
     let place = Place::lived();
@@ -70,7 +70,7 @@ fn the_end_of_a_process_and_a_command_sign() {
     assert_eq!(&printed, place.entries().last().unwrap());
 }
 
-/// "Shows" 2: what could not be signed is no checkpoint, and an older one is not passed off as it.
+/// What could not be signed is no checkpoint, and an older one is not passed off as it.
 #[test]
 fn a_checkpoint_that_could_not_be_made_is_not_printed() {
     let place = Place::lived();
@@ -100,7 +100,7 @@ fn script(place: &Place, text: &str) -> String {
 
 const CALL: [&str; 3] = ["add", "-i", r#"{"key":"n","delta":1}"#];
 
-/// "Shows" 2: every process leaves its checkpoint in the file before it ends.
+/// Every process leaves its checkpoint in the file before it ends.
 #[test]
 fn checkpoints_are_appended_to_a_file() {
     let place = Place::new();
@@ -111,7 +111,7 @@ fn checkpoints_are_appended_to_a_file() {
     assert_eq!(sent_lines(&place.file("kept.jsonl")), checkpoints(&place).iter().map(sent).collect::<Vec<_>>());
 }
 
-/// "Shows" 2: a program gets every checkpoint on its standard input, and has ended before the process does.
+/// A program gets every checkpoint on its standard input, and has ended before the process does.
 #[test]
 fn checkpoints_are_given_to_a_program() {
     let place = Place::new();
@@ -122,7 +122,7 @@ fn checkpoints_are_given_to_a_program() {
     assert_eq!(sent_lines(&place.file("kept.jsonl")), checkpoints(&place).iter().map(sent).collect::<Vec<_>>());
 }
 
-/// "Shows" 2: and the journal, as one of its messages.
+/// And the journal, as one of its messages.
 #[test]
 fn checkpoints_are_sent_to_the_journal() {
     let place = Place::new();
@@ -146,7 +146,7 @@ fn checkpoints_are_sent_to_the_journal() {
     assert!(field("MESSAGE").contains(checkpoint["sha256"].as_str().unwrap()));
 }
 
-/// "Shows" 2: a place that does not take a checkpoint is said, and the call is none the worse for it.
+/// A place that does not take a checkpoint is said, and the call is none the worse for it.
 #[test]
 fn a_place_that_fails_is_said_and_holds_up_nothing() {
     let place = Place::new();
@@ -167,13 +167,13 @@ fn a_place_that_fails_is_said_and_holds_up_nothing() {
     }
 }
 
-/// "Shows" 2: a place that never answers is given up in a bounded time, and that is said.
+/// A place that never answers is given up in a bounded time, and that is said.
 #[test]
 fn a_place_that_hangs_holds_up_the_process_for_a_bounded_time() {
     let place = Place::new();
     let pipe = place.arg("pipe");
     crate::command::tool("mkfifo", &[&pipe]).has(0, &[]);
-    for to in [script(&place, "exec sleep 300"), format!("file:{pipe}")] {
+    for to in [script(&place, "exec sleep 100"), format!("file:{pipe}")] {
         let kv = guests::path("kv");
         let args = [&["run", kv.to_str().unwrap()], &CALL[..], &["--checkpoint-to", &to]].concat();
         let mut command = estop(&place.home(), &args);
@@ -189,13 +189,13 @@ fn a_place_that_hangs_holds_up_the_process_for_a_bounded_time() {
     place.estop(&["log", "verify"]).has(0, &[]);
 }
 
-/// "Shows" 2: nor does it hold up a host, its commits, more checkpoints than can wait, or whoever drops the store.
+/// Nor does it hold up a host, its commits, more checkpoints than can wait, or whoever drops the store.
 #[test]
 fn a_place_that_hangs_holds_up_no_host() {
     let place = Place::new();
     let pipe = place.arg("pipe");
     crate::command::tool("mkfifo", &[&pipe]).has(0, &[]);
-    for to in [script(&place, "exec sleep 300"), format!("file:{pipe}")] {
+    for to in [script(&place, "exec sleep 100"), format!("file:{pipe}")] {
         let to: CheckpointTo = to.parse().unwrap();
         let store = Sqlite::options(&Home::open(place.home()).unwrap()).checkpoint_to(to.clone()).open();
         let store = store.unwrap();

@@ -1,4 +1,5 @@
-//! An exported log that is not as it was written is rejected, and it says where: each bit, each line, each cut.
+//! Row 33 of the failure modes: an exported log that is not as it was written is rejected, and it says where. Each bit, each
+//! line, each cut.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -61,7 +62,7 @@ fn rejected(bytes: &[u8], at: Range<usize>, what: &str) {
     }
 }
 
-/// "Shows" 1: every bit of every byte, newlines and the last line included. What is told is the damaged line, or the next,
+/// Every bit of every byte, newlines and the last line included. What is told is the damaged line, or the next,
 /// which no longer fits to it.
 #[test]
 fn every_flipped_bit_is_found_where_it_is() {
@@ -96,7 +97,7 @@ fn every_flipped_bit_is_found_where_it_is() {
     println!("{} bits of {} lines were flipped", bytes.len() * 8, lines.len());
 }
 
-/// "Shows" 1: a line that is missing, in another place, or there twice, wherever it is.
+/// A line that is missing, in another place, or there twice, wherever it is.
 #[test]
 fn every_line_has_its_place() {
     let bytes = small();
@@ -125,7 +126,7 @@ fn every_line_has_its_place() {
     }
 }
 
-/// "Shows" 1: a file that was cut, after any line and within any. Only the whole one is accepted.
+/// A file that was cut, after any line and within any. Only the whole one is accepted.
 #[test]
 fn every_cut_is_found() {
     let bytes = small();
@@ -138,7 +139,7 @@ fn every_cut_is_found() {
     println!("cut at {} places", bytes.len());
 }
 
-/// "Shows" 1: nothing may come after the end, or be taken from another log or another time.
+/// Nothing may come after the end, or be taken from another log or another time.
 #[test]
 fn nothing_is_accepted_from_elsewhere() {
     let place = three_calls();
@@ -177,7 +178,7 @@ fn nothing_is_accepted_from_elsewhere() {
     assert!(verify_export(other, Some(kept)).unwrap_err().what.contains("pinned key"));
 }
 
-/// "Shows" 1: the command says so too: with the line, and a code that is not zero.
+/// The command says so too: with the line, and a code that is not zero.
 #[test]
 fn the_command_rejects_what_the_library_does() {
     let place = Place::new();

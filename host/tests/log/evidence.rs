@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::command::{Running, tool};
 use crate::place::Place;
 
-/// Promise 13, "Shows" 1: whatever has happened in a home, and in however many processes, its log verifies.
+/// Whatever has happened in a home, and in however many processes, its log verifies.
 #[test]
 fn verify_accepts_the_log_of_a_home_that_has_lived() {
     let place = Place::lived();
@@ -48,7 +48,7 @@ fn verify_accepts_the_log_of_a_home_that_has_lived() {
     assert!(!elsewhere.home().exists(), "verifying a file made a home");
 }
 
-/// "Shows" 1: `sha256sum` alone confirms every `prev`, to the last line.
+/// `sha256sum` alone confirms every `prev`, to the last line.
 #[test]
 fn sha256sum_alone_confirms_the_chain() {
     let place = Place::lived();
@@ -75,7 +75,7 @@ fn openssl(place: &Place, key: &str, statement: &str, signature: &Value) -> Opti
     tool("openssl", &[&["pkeyutl", "-verify", "-pubin", "-inkey", key, "-rawin"], &files[..]].concat()).code
 }
 
-/// "Shows" 1: `openssl` alone confirms every checkpoint, a rotation and the end of a file; and not one that says another thing.
+/// `openssl` alone confirms every checkpoint, a rotation and the end of a file; and not one that says another thing.
 #[test]
 fn openssl_alone_confirms_every_signature() {
     let place = Place::lived();
@@ -114,7 +114,7 @@ fn openssl_alone_confirms_every_signature() {
     assert!(confirmed >= 13, "{confirmed}");
 }
 
-/// "Shows" 1: what `log-format.md` tells people to type works as it stands there.
+/// What `log-format.md` tells people to type works as it stands there.
 #[test]
 fn the_commands_of_the_documentation_work_as_they_are() {
     let place = Place::lived();

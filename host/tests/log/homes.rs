@@ -21,7 +21,7 @@ const LOOKS: [&[&str]; 7] = [
 
 const RUN: [&str; 3] = ["add", "-i", r#"{"key":"n","delta":1}"#];
 
-/// "Shows" 4: where nothing has run there is nothing to see, and looking does not change that.
+/// Where nothing has run there is nothing to see, and looking does not change that.
 #[test]
 fn a_home_of_nothing_is_told_and_not_made() {
     let place = Place::new();
@@ -35,7 +35,7 @@ fn a_home_of_nothing_is_told_and_not_made() {
     }
 }
 
-/// "Shows" 4: and where there can be no home.
+/// And where there can be no home.
 #[test]
 fn a_home_that_cannot_be_is_told() {
     let place = Place::lived();
@@ -81,7 +81,7 @@ fn left_alone(place: &Place, words: &[&str]) {
     LOOKS.iter().for_each(|look| checks(place.estop(look), &look.join(" ")));
 }
 
-/// "Shows" 5: a database that a newer version has made is refused and left alone, however it was made.
+/// A database that a newer version has made is refused and left alone, however it was made.
 #[test]
 fn a_home_of_a_newer_version_is_refused_and_left_alone() {
     let place = Place::lived();
@@ -97,7 +97,7 @@ fn a_home_of_a_newer_version_is_refused_and_left_alone() {
     place.estop(&["log", "verify"]).has(0, &[]);
 }
 
-/// "Shows" 5: so is a database of somebody else, and a file that is none.
+/// So is a database of somebody else, and a file that is none.
 #[test]
 fn a_database_that_is_not_ours_is_refused_and_left_alone() {
     let place = Place::new();

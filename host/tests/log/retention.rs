@@ -2,8 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use estop::log::export::{export, verify};
+use estop::log::verify::{Verifier, verify_export};
 use estop::store::Store;
+use estop::store::sqlite::Look;
 use estop::{Cause, Home};
 use estop_tests::{load, within};
 use serde_json::{Value, json};
@@ -31,7 +35,7 @@ fn prune(place: &Place, before: u64, to: &str) -> crate::command::Ended {
     place.estop(&["log", "prune", "--before", &before.to_string(), "--to", &place.arg(to)])
 }
 
-/// "Shows" 3: the file verifies, what is left verifies, a further run appends, and all of it can be done again.
+/// The file verifies, what is left verifies, a further run appends, and all of it can be done again.
 #[test]
 fn a_pruned_log_is_two_logs_that_verify() {
     let place = Place::lived();
@@ -75,7 +79,37 @@ fn a_pruned_log_is_two_logs_that_verify() {
     assert!(whole == before, "a line was changed");
 }
 
-/// "Shows" 3: by age. What is younger stays, and if nothing is older nothing is done.
+/// What an earlier key has signed can still be pruned: the file says how the key that signs its end came to be the one.
+#[test]
+fn what_an_earlier_key_signed_can_be_pruned() {
+    let place = Place::lived();
+    let mut keys = vec![place.keep_key("first.pem")];
+    let at = checkpoints(&place)[3];
+    for name in ["second.pem", "third.pem"] {
+        place.estop(&["log", "rotate-key"]).has(0, &[]);
+        keys.push(place.keep_key(name));
+    }
+    prune(&place, at, "old.jsonl").has(0, &[]);
+    for key in [&keys[0], &keys[2]] {
+        place.estop(&["log", "verify", &place.arg("old.jsonl"), "--key", key]).has(0, &[]);
+        place.estop(&["log", "verify", "--key", key]).has(0, &[]);
+    }
+    let other = Place::new();
+    other.call();
+    let args = ["log", "verify", &place.arg("old.jsonl"), "--key", &other.keep_key("other.pem")];
+    place.estop(&args).has(1, &["pinned key"]);
+    // Every bit of what says so counts.
+    let bytes = fs::read(place.file("old.jsonl")).unwrap();
+    assert!(verify_export(&bytes[..], None).is_ok());
+    let end = bytes[..bytes.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+    for bit in (end * 8..bytes.len() * 8).step_by(3) {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        assert!(verify_export(&damaged[..], None).is_err(), "bit {bit}");
+    }
+}
+
+/// By age. What is younger stays, and if nothing is older nothing is done.
 #[test]
 fn what_is_younger_stays() {
     let place = Place::lived();
@@ -97,7 +131,7 @@ fn what_is_younger_stays() {
     assert!(!place.file("x.jsonl").exists());
 }
 
-/// "Shows" 3: who keeps records for ten years can say so.
+/// Who keeps records for ten years can say so.
 #[test]
 fn records_can_be_kept_for_years() {
     let place = Place::lived();
@@ -106,7 +140,7 @@ fn records_can_be_kept_for_years() {
     place.estop(&["log", "show", "--since", "3650d", "-n", "1"]).has(0, &[]);
 }
 
-/// "Shows" 3: no file is ever overwritten, and nothing is removed that is not in one.
+/// No file is ever overwritten, and nothing is removed that is not in one.
 #[test]
 fn pruning_overwrites_nothing() {
     let place = Place::lived();
@@ -131,7 +165,7 @@ fn pruning_overwrites_nothing() {
     assert!(!place.file("first.jsonl").exists() && place.lines() == before);
 }
 
-/// "Shows" 3: a log that is damaged is not thrown away, and the attempt leaves nothing in the way of the next.
+/// A log that is damaged is not thrown away, and the attempt leaves nothing in the way of the next.
 #[test]
 fn a_damaged_log_is_not_pruned() {
     let place = Place::lived();
@@ -146,7 +180,7 @@ fn a_damaged_log_is_not_pruned() {
     assert!(!place.file("old.jsonl").exists(), "a file that does not verify was left");
 }
 
-/// "Shows" 3: the lines of a call that still runs stay, whichever process it runs in, and everything after them.
+/// The lines of a call that still runs stay, whichever process it runs in, and everything after them.
 #[tokio::test]
 async fn the_lines_of_a_call_that_runs_stay() {
     let place = Place::lived();
@@ -182,7 +216,7 @@ async fn the_lines_of_a_call_that_runs_stay() {
     assert!(estop_tests::home::log(&home).iter().any(|entry| entry["kind"] == "pruned"));
 }
 
-/// "Shows" 3: somebody takes the beginning of a log away, up to a checkpoint: of a whole one, and of one that was pruned.
+/// Somebody takes the beginning of a log away, up to a checkpoint: of a whole one, and of one that was pruned.
 #[test]
 fn a_beginning_that_was_removed_without_a_word_is_missed() {
     let place = Place::lived();
@@ -208,7 +242,7 @@ fn a_beginning_that_was_removed_without_a_word_is_missed() {
     place.estop(&["log", "verify"]).has(1, &["lines before it are missing"]);
 }
 
-/// "Shows" 3: or puts an entry in that says it was pruned. Without the key that is no evidence, even once the host, which
+/// Or puts an entry in that says it was pruned. Without the key that is no evidence, even once the host, which
 /// signs what it finds, has signed what follows.
 #[test]
 fn a_pruning_that_was_made_up_is_found() {
@@ -234,7 +268,7 @@ fn a_pruning_that_was_made_up_is_found() {
     }
 }
 
-/// "Shows" 3: two at once, and while others write: nothing is lost, and everything verifies.
+/// Two at once, and while others write: nothing is lost, and everything verifies.
 #[test]
 fn pruning_at_once_loses_nothing() {
     let place = Place::lived();
@@ -260,4 +294,37 @@ fn pruning_at_once_loses_nothing() {
     }
     let left = place.lines();
     assert!(before.iter().all(|line| lines.contains(line) || left.contains(line)), "a line is nowhere");
+}
+
+/// Whoever verifies or exports while another process prunes sees the log as of one moment, and raises no false alarm.
+#[test]
+fn pruning_does_not_disturb_whoever_verifies() {
+    let place = Place::new();
+    let store = place.store();
+    let home = Home::open(place.home()).unwrap();
+    let fill = || {
+        store.write(&mut [], &vec![entry(); 4000]).unwrap();
+        store.checkpoint().unwrap();
+    };
+    fill();
+    let pruned = AtomicBool::new(false);
+    let looks = || {
+        let look = Look::open(&home).unwrap();
+        let mut times = 0;
+        while times == 0 || !pruned.load(Ordering::Acquire) {
+            verify(&look, Verifier::new(None, None)).unwrap();
+            export(&look, look.newest().unwrap(), std::io::sink()).unwrap();
+            times += 1;
+        }
+        times
+    };
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(looks);
+        let prune =
+            |round| store.prune(u64::from(u32::MAX), &place.file(&format!("old-{round}.jsonl"))).map(|_| fill());
+        let done: Vec<_> = (0..5).map(prune).collect();
+        pruned.store(true, Ordering::Release);
+        assert!(done.iter().all(Result::is_ok), "{done:?}");
+        assert!(looks.join().unwrap() > 0);
+    });
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::process::Stdio;
 
-use estop_tests::guests;
 use serde_json::{Value, json};
 
 use crate::command::{PATIENCE, Running, estop};
@@ -13,7 +12,7 @@ fn numbers(entries: &[Value]) -> Vec<u64> {
     entries.iter().map(|entry| entry["seq"].as_u64().unwrap()).collect()
 }
 
-/// "Shows" 4: each filter, and several together, against what the log has.
+/// Each filter, and several together, against what the log has.
 #[test]
 fn filters_show_what_they_say() {
     let place = Place::lived();
@@ -68,7 +67,7 @@ fn filters_show_what_they_say() {
     place.estop(&["log", "show", "--tree", "--json"]).has(2, &["--tree", "--json"]);
 }
 
-/// "Shows" 4: in words, what a person has to know of each entry is on its line.
+/// In words, what a person has to know of each entry is on its line.
 #[test]
 fn words_tell_what_happened() {
     let place = Place::lived();
@@ -85,7 +84,6 @@ fn words_tell_what_happened() {
         " closed closed\n",
         "signed by",
     ] {
-        let words = words.replace("(65 bytes)", "(2 bytes)");
         assert!(words.contains(expected), "`{expected}` is not in: {words}");
     }
     // The default is twenty.
@@ -93,7 +91,7 @@ fn words_tell_what_happened() {
     assert_eq!(place.estop(&["log", "tail", "-n", "0"]).has(0, &[]).stdout, "");
 }
 
-/// "Shows" 4: `tail --follow` shows what other processes enter, each line once and none left out.
+/// `tail --follow` shows what other processes enter, each line once and none left out.
 #[test]
 fn a_follower_sees_what_other_processes_enter() {
     let place = Place::lived();
@@ -109,19 +107,13 @@ fn a_follower_sees_what_other_processes_enter() {
     assert_eq!((last + 1..=entered).map(|_| number()).collect::<Vec<_>>(), (last + 1..=entered).collect::<Vec<_>>());
     drop(follower);
     // Only what is asked for.
-    let args = ["log", "tail", "-f", "-n", "0", "--json", "--kind", "commit", "--agent", "ada"];
+    let args = ["log", "tail", "-f", "-n", "1", "--json", "--kind", "commit", "--agent", "ada"];
     let follower = Running::start(estop(&place.home(), &args));
-    let committed = || serde_json::from_str::<Value>(&follower.prints()).unwrap();
-    let mut commits = Vec::new();
-    // It may have begun to look after the first of them.
-    while commits.len() < 3 {
-        place.call();
-        place.tool("kv", &["add", "--agent", "ada", "-i", r#"{"key":"f","delta":1}"#]).has(0, &[]);
-        if !commits.is_empty() || place.entries().len() as u64 > entered + 30 {
-            commits.push(committed());
-        }
-    }
-    assert!(commits.iter().all(|entry| entry["kind"] == "commit" && entry["agent"] == "ada"), "{commits:?}");
+    let tool = || serde_json::from_str::<Value>(&follower.prints()).unwrap()["tool"].clone();
+    assert_eq!(tool(), "write_many");
+    place.call();
+    place.tool("kv", &["increment", "--agent", "ada", "-i", r#"{"key":"f","delta":1}"#]).has(0, &[]);
+    assert_eq!(tool(), "increment");
 }
 
 /// Promise 17: a follower whose reader has gone away does not run for ever.
@@ -139,7 +131,7 @@ fn a_follower_without_a_reader_ends() {
     assert!(follower.ends_within(PATIENCE / 9), "it goes on and nobody reads it");
 }
 
-/// "Shows" 4: everything about one call, or one interrupt; and a clear answer if there is nothing.
+/// Everything about one call, or one interrupt; and a clear answer if there is nothing.
 #[test]
 fn one_call_and_one_interrupt_are_shown_with_all_there_is() {
     let place = Place::lived();
@@ -179,7 +171,7 @@ fn one_call_and_one_interrupt_are_shown_with_all_there_is() {
     }
 }
 
-/// "Shows" 4: who keeps how much, and what.
+/// Who keeps how much, and what.
 #[test]
 fn state_is_shown_by_agent_component_and_bucket() {
     let place = Place::lived();
@@ -220,5 +212,4 @@ fn state_is_shown_by_agent_component_and_bucket() {
     place.estop(&["state", "show", "--values"]).has(2, &["--agent"]);
     // Of an agent that keeps nothing there is nothing to show.
     assert_eq!(place.estop(&["state", "show", "--agent", "nobody"]).has(0, &[]).stdout, "");
-    assert!(guests::path("kv").exists());
 }

@@ -152,7 +152,7 @@ fn a_forged_log_does_not_drive_the_terminal() {
     }
 }
 
-/// "Shows" 4 and promise 18: names and values of any bytes are kept apart, shown without driving the terminal, and
+/// Names and values of any bytes are kept apart, shown without driving the terminal, and
 /// exported without loss: what is no text as Base64.
 #[test]
 fn state_of_any_bytes_is_shown_and_exported() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::database::Place;
 use super::read;
@@ -64,6 +64,11 @@ impl Look {
     /// The home's folder.
     pub fn folder(&self) -> &Path {
         self.place.home().path()
+    }
+
+    /// What is read while this is held is of one moment, whoever prunes meanwhile.
+    pub(crate) fn moment(&self) -> Result<Transaction<'_>, StoreError> {
+        self.read(self.connection.unchecked_transaction())
     }
 
     /// Up to `count_max` lines of the log after the line `after`, oldest first, with their numbers.
