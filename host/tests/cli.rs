@@ -1,7 +1,7 @@
 //! The `estop` command as people and scripts meet it: real processes, real signals.
 
 use std::fs;
-use std::io::{BufRead, BufReader, PipeReader, Read, Write};
+use std::io::{PipeReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use estop_tests::guests::{self, Described, Hostile, Imports, Spec, root};
+use estop_tests::output::lines;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -154,21 +155,6 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
-    let (line, lines) = channel();
-    thread::spawn(move || {
-        let mut from = BufReader::new(from);
-        let mut bytes = Vec::new();
-        while from.read_until(b'\n', &mut bytes).is_ok_and(|count| count > 0) {
-            if line.send(String::from_utf8_lossy(&bytes).into_owned()).is_err() {
-                return;
-            }
-            bytes.clear();
-        }
-    });
-    lines
 }
 
 fn run(args: &[&str]) -> Ended {

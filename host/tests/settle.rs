@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use estop::{Call, CallBuilder, Cause, Component, End, Host, Outcome};
 use estop_tests::home::{Temporary, temporary};
-use estop_tests::{PATIENCE, completed, load, within};
+use estop_tests::{CAUSES, PATIENCE, completed, load, within};
 use serde_json::{Value, json};
 
 use ledger::book::Book;
@@ -27,20 +27,6 @@ const COMMIT_EVERY_MAX: usize = 5;
 const WRITES_OF_A_TRANSFER: u64 = 6;
 /// Batches in which two calls may miss each other.
 const ROUNDS_MAX: usize = 20;
-
-const CAUSES: [Cause; 11] = [
-    Cause::Operator,
-    Cause::Halted,
-    Cause::Shutdown,
-    Cause::Parent,
-    Cause::Deadline,
-    Cause::Fuel,
-    Cause::Memory,
-    Cause::Priority,
-    Cause::Cancelled,
-    Cause::Disconnected,
-    Cause::Drill,
-];
 
 /// What a transfer takes, measured.
 struct Pace {

@@ -9,6 +9,7 @@ pub mod guests;
 pub mod held;
 pub mod home;
 pub mod ledger;
+pub mod output;
 pub mod probe;
 pub mod stage;
 
@@ -16,8 +17,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use estop::log::Entry;
-use estop::{CallLimits, Component, End, Host, HostBuilder, HostLimits, Outcome, Source};
+use estop::{CallLimits, Cause, Component, End, Host, HostBuilder, HostLimits, Outcome, Source};
 use serde_json::Value;
+
+/// Every cause there is.
+pub const CAUSES: [Cause; 11] = [
+    Cause::Operator,
+    Cause::Halted,
+    Cause::Shutdown,
+    Cause::Parent,
+    Cause::Deadline,
+    Cause::Fuel,
+    Cause::Memory,
+    Cause::Priority,
+    Cause::Cancelled,
+    Cause::Disconnected,
+    Cause::Drill,
+];
 
 /// Generous: a test that needs this long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(120);

@@ -17,26 +17,12 @@ use estop_tests::probe::Probe;
 use estop_tests::stage::{
     ACTOR, MARK, SPIN, WAIT, Waiting, grant, hostile, narrow, operator, start, stop, stopped, turns, until,
 };
-use estop_tests::{completed, end_entry, load, log, small, within};
+use estop_tests::{CAUSES, completed, end_entry, load, log, small, within};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 /// What an interrupt may take at most, even on a loaded machine. It takes microseconds.
 const PROMPT: Duration = Duration::from_millis(50);
-
-const CAUSES: [Cause; 11] = [
-    Cause::Operator,
-    Cause::Halted,
-    Cause::Shutdown,
-    Cause::Parent,
-    Cause::Deadline,
-    Cause::Fuel,
-    Cause::Memory,
-    Cause::Priority,
-    Cause::Cancelled,
-    Cause::Disconnected,
-    Cause::Drill,
-];
 
 fn call_code(code: &str) -> Hostile<'_> {
     Hostile { call: code, ..Hostile::default() }

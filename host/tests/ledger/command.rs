@@ -1,12 +1,11 @@
 //! The `estop` command, in processes of its own.
 
-use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use estop::Home;
+use estop_tests::output::lines;
 
 /// Generous: a command that needs this long has failed.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -101,19 +100,4 @@ pub(crate) fn printed(home: &Home, args: &[&str]) -> String {
     let ended = run(home, args);
     assert_eq!(ended.code, Some(0), "{args:?}: {ended:?}");
     ended.stdout
-}
-
-fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
-    let (line, lines) = channel();
-    thread::spawn(move || {
-        let mut from = BufReader::new(from);
-        let mut bytes = Vec::new();
-        while from.read_until(b'\n', &mut bytes).is_ok_and(|count| count > 0) {
-            if line.send(String::from_utf8_lossy(&bytes).into_owned()).is_err() {
-                return;
-            }
-            bytes.clear();
-        }
-    });
-    lines
 }

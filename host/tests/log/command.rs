@@ -1,12 +1,12 @@
 //! The `estop` command as a process of its own, on a home that the test names.
 
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use estop_tests::output::lines;
 use serde_json::Value;
 
 /// Generous: a command that needs this long has failed.
@@ -137,21 +137,6 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
-    let (line, lines) = channel();
-    thread::spawn(move || {
-        let mut from = BufReader::new(from);
-        let mut bytes = Vec::new();
-        while from.read_until(b'\n', &mut bytes).is_ok_and(|count| count > 0) {
-            if line.send(String::from_utf8_lossy(&bytes).into_owned()).is_err() {
-                return;
-            }
-            bytes.clear();
-        }
-    });
-    lines
 }
 
 /// Runs another program to its end and answers what it printed.
