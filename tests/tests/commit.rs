@@ -291,6 +291,8 @@ async fn a_failing_log_refuses_calls_and_delays_no_stop() {
     let input = json!({ "keys": 1, "value_bytes": 1 });
     let spinning = host.agent("default").call(&runaway, "write_then_spin", input).start();
     within(spinning.progress().wait_for(Option::is_some)).await.expect("it spins");
+    // Its start is entered, so that the next thing there is to write is the commit below.
+    let _ = log(&host).await;
 
     store.failures.store(u64::MAX, Ordering::SeqCst);
     let failed = call(&host, &kv, "set", json!({ "key": "a", "value": 1 })).await;
