@@ -35,11 +35,15 @@ pub struct Key {
 
 /// What a key costs beside its name and value (bytes), so that many empty ones are not for nothing.
 const KEY_OVERHEAD_BYTES: usize = 64;
+/// What is counted against limits is rounded up to this (bytes), as disks do: a value that becomes a little longer or
+/// shorter does not change what a store has to keep about its space.
+const CHARGE_STEP_BYTES: usize = 64;
 
 impl Key {
-    /// What the key counts against limits, with this value or removed (bytes).
-    pub fn charge(&self, value: Option<&[u8]>) -> u64 {
-        (KEY_OVERHEAD_BYTES + self.bucket.len() + self.key.len() + value.map_or(0, <[u8]>::len)) as u64
+    /// What the key counts against limits, with a value of this length or removed (bytes).
+    pub fn charge(&self, value_bytes: Option<usize>) -> u64 {
+        let bytes = KEY_OVERHEAD_BYTES + self.bucket.len() + self.key.len() + value_bytes.unwrap_or(0);
+        bytes.next_multiple_of(CHARGE_STEP_BYTES) as u64
     }
 }
 

@@ -173,7 +173,7 @@ impl Transaction {
         }
         self.room()?;
         let (version, value) = store.get(&self.space, &key).await?;
-        let read_bytes = self.read_bytes + key.charge(value.as_deref());
+        let read_bytes = self.read_bytes + key.charge(value.as_deref().map(<[u8]>::len));
         if read_bytes > self.limits.read_bytes_max {
             return Err(StateError::TooManyBytesRead(self.limits.read_bytes_max));
         }
@@ -191,11 +191,11 @@ impl Transaction {
             self.room()?;
         }
         let (old_size, old_charge) = match old {
-            Some(old) => (written(&key, old.as_deref()), key.charge(old.as_deref())),
+            Some(old) => (written(&key, old.as_deref()), key.charge(old.as_deref().map(<[u8]>::len))),
             None => (Size::default(), 0),
         };
         let new_size = written(&key, value.as_deref());
-        let charged_bytes = self.charged_bytes - old_charge + key.charge(value.as_deref());
+        let charged_bytes = self.charged_bytes - old_charge + key.charge(value.as_ref().map(Vec::len));
         if charged_bytes > self.limits.write_bytes_max {
             return Err(StateError::TooManyBytes(self.limits.write_bytes_max));
         }

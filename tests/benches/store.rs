@@ -95,7 +95,7 @@ fn main() {
 /// Of about 64 KB, most of it code.
 fn small() -> Vec<u8> {
     let mut functions = String::new();
-    for n in 0..64 {
+    for n in 0..36 {
         let steps: String = (0..150)
             .map(|step| format!("local.get 0 i32.const {} i32.mul local.get 1 i32.xor local.set 0 ", n * 1000 + step))
             .collect();

@@ -86,8 +86,8 @@ impl Inner {
     fn bytes_after(&self, commit: &Commit<'_>) -> u64 {
         commit.writes.iter().fold(self.bytes(commit.space), |bytes, write| {
             let old = self.bucket(commit.space, &write.key.bucket).and_then(|bucket| bucket.keys.get(&*write.key.key));
-            let old = old.map_or(0, |(_, value)| write.key.charge(Some(value)));
-            let new = write.value.as_ref().map_or(0, |value| write.key.charge(Some(value)));
+            let old = old.map_or(0, |(_, value)| write.key.charge(Some(value.len())));
+            let new = write.value.as_ref().map_or(0, |value| write.key.charge(Some(value.len())));
             (bytes + new).saturating_sub(old)
         })
     }

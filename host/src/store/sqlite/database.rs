@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use rustix::fs::FlockOperation;
 
@@ -150,6 +151,8 @@ impl Place {
             connection.pragma_update(None, "trusted_schema", false)?;
             connection.pragma_update(None, "temp_store", "MEMORY")?;
             connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
+            // A statement is planned once, not anew for each value that is looked for.
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
             connection.set_prepared_statement_cache_capacity(64);
             Ok(connection)
         });

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::database::Place;
 use super::reserve::Reserve;
@@ -36,8 +36,16 @@ pub(super) struct Writer {
     keep_connection: bool,
     /// Entries at the beginning of a host's next batch that turned out to be there.
     there: HashMap<HostId, usize>,
+    signing: Signing,
+}
+
+/// What is known about the checkpoints of the log.
+#[derive(Default)]
+struct Signing {
+    /// A checkpoint that is there. Others may have made newer ones.
+    newest: u64,
     /// The log could not be signed, and that has been said.
-    unsigned: bool,
+    failed: bool,
 }
 
 /// A batch whose COMMIT failed.
@@ -75,7 +83,7 @@ impl Writer {
             in_doubt: None,
             keep_connection: false,
             there: HashMap::new(),
-            unsigned: false,
+            signing: Signing::default(),
         }
     }
 
@@ -171,16 +179,16 @@ impl Writer {
         };
         let connection = self.connection.insert(connection);
         let outcome = (|| {
-            let transaction = connection
-                .transaction_with_behavior(TransactionBehavior::Immediate)
-                .map_err(|error| place.error(&error))?;
-            let before = head(&transaction, known).map_err(|error| place.error(&error))?;
-            let mut batch = Batch { place, connection: &transaction, head: before, unsigned: &mut self.unsigned };
+            run(connection, "BEGIN IMMEDIATE").map_err(|error| place.error(&error))?;
+            let _rollback = Rollback(connection);
+            let before = head(connection, known).map_err(|error| place.error(&error))?;
+            let mut batch = Batch { place, connection, head: before, signing: &mut self.signing };
             let done = work(&mut batch)?;
             let head = batch.head;
-            transaction.commit().map_err(|error| Failure::Commit { error: place.error(&error), head })?;
+            run(connection, "COMMIT").map_err(|error| Failure::Commit { error: place.error(&error), head })?;
             Ok((done, before, head))
         })();
+        let is_stuck = !connection.is_autocommit();
         match outcome {
             Ok((done, before, head)) => {
                 self.keep_connection &= before == head;
@@ -191,7 +199,8 @@ impl Writer {
                 // Whatever a connection believes that could not read or write may be wrong, so the next one is new. But
                 // one whose COMMIT has failed stays: see `resolve`.
                 self.keep_connection |= matches!(failure, Failure::Commit { .. });
-                if !self.keep_connection && matches!(failure, Failure::Before(StoreError::Io(_))) {
+                let distrusted = is_stuck || matches!(failure, Failure::Before(StoreError::Io(_)));
+                if !self.keep_connection && distrusted {
                     self.connection = None;
                 }
                 self.head = Head::EMPTY;
@@ -255,6 +264,25 @@ impl From<StoreError> for Failure {
     }
 }
 
+/// Planned once: a commit is short enough for that to count.
+fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute(()).map(drop)
+}
+
+/// Ends a database transaction that nothing else has ended, also if there was a panic in the middle of it.
+struct Rollback<'a>(&'a Connection);
+
+impl Drop for Rollback<'_> {
+    fn drop(&mut self) {
+        // Some failures have ended it already.
+        if !self.0.is_autocommit()
+            && let Err(error) = run(self.0, "ROLLBACK")
+        {
+            tracing::warn!(%error, "a database transaction could not be rolled back");
+        }
+    }
+}
+
 /// The newest line. `known`: as this connection left it, which saves hashing it again.
 fn head(connection: &Connection, known: Head) -> rusqlite::Result<Head> {
     let newest: Option<u64> = connection.prepare_cached("SELECT max(seq) FROM log")?.query_row([], |row| row.get(0))?;
@@ -275,7 +303,7 @@ pub(super) struct Batch<'a> {
     place: &'a Place,
     connection: &'a Connection,
     head: Head,
-    unsigned: &'a mut bool,
+    signing: &'a mut Signing,
 }
 
 impl Batch<'_> {
@@ -302,20 +330,25 @@ impl Batch<'_> {
     /// Signs the head if there are this many lines since it was signed last. Not being able to is said and holds up
     /// nothing.
     pub(super) fn sign(&mut self, host: HostId, every: u64) -> Result<Option<Checkpoint>, StoreError> {
-        let newest: u64 = self.meta("checkpoint")?.and_then(|seq| seq.parse().ok()).unwrap_or(0);
-        if self.head.seq < newest + every {
+        if self.head.seq < self.signing.newest + every {
+            return Ok(None);
+        }
+        // A number that no line has yet is nobody's checkpoint.
+        let newest = self.meta("checkpoint")?.and_then(|seq| seq.parse().ok());
+        self.signing.newest = newest.filter(|seq| *seq <= self.head.seq).unwrap_or(0);
+        if self.head.seq < self.signing.newest + every {
             return Ok(None);
         }
         let signer = match self.signer() {
             Ok(signer) => signer,
             Err(error) => {
-                if !std::mem::replace(self.unsigned, true) {
+                if !std::mem::replace(&mut self.signing.failed, true) {
                     tracing::error!(%error, "the log is not signed");
                 }
                 return Ok(None);
             }
         };
-        *self.unsigned = false;
+        self.signing.failed = false;
         let checkpoint = signer.checkpoint(&self.head);
         let kind = EntryKind::Checkpoint(checkpoint.clone());
         let seq = self.append(&Entry { at: SystemTime::now(), host, kind })?;
