@@ -163,7 +163,7 @@ fn state(look: &Look, log: &[Value], told: &[Told]) -> Check {
     }
     let (mut found, mut charged) = (Keys::new(), 0);
     let each = |info: estop::store::sqlite::KeyInfo| {
-        charged += 64 + (info.bucket.len() + info.key.len() + info.value.len()) as u64;
+        charged += (64 + info.bucket.len() + info.key.len() + info.value.len()).next_multiple_of(64) as u64;
         let mut value: Value =
             serde_json::from_slice(&info.value).map_err(|error| StoreError::Io(error.to_string()))?;
         if let (true, Value::Object(mark)) = (info.bucket == "batches", &mut value) {

@@ -329,7 +329,7 @@ async fn a_host_that_cannot_complete_its_log_says_so() {
 /// Promise 8: a commit point that was refused loses the transaction, whatever the guest makes of it.
 #[tokio::test]
 async fn after_a_refused_commit_point_nothing_more_is_committed() {
-    let state = StateLimits { space_bytes_max: 100, ..StateLimits::default() };
+    let state = StateLimits { space_bytes_max: 128, ..StateLimits::default() };
     let host = small().call_limits(CallLimits { state, ..CallLimits::default() }).build().expect("a host");
     let kv = load(&host, "kv").await;
     completed(&call(&host, &kv, "set", json!({ "key": "a", "value": 1 })).await);

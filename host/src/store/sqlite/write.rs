@@ -389,8 +389,8 @@ impl Batch<'_> {
                 Some(_) => self.value_bytes(id, &write.key)?,
                 None => None,
             };
-            let charge = |value_bytes: u64| write.key.charge(None) + value_bytes;
-            bytes_after += write.value.as_ref().map_or(0, |value| charge(value.len() as u64));
+            let charge = |value_bytes| write.key.charge(Some(value_bytes));
+            bytes_after += write.value.as_ref().map_or(0, |value| charge(value.len()));
             bytes_after = bytes_after.saturating_sub(old.map_or(0, charge));
         }
         if bytes_after > commit.space_bytes_max && bytes_after > bytes {
@@ -462,7 +462,7 @@ impl Batch<'_> {
         Ok(None)
     }
 
-    fn value_bytes(&self, space: i64, key: &Key) -> Result<Option<u64>, StoreError> {
+    fn value_bytes(&self, space: i64, key: &Key) -> Result<Option<usize>, StoreError> {
         let sql = "SELECT length(kv.value) FROM bucket JOIN kv ON kv.bucket = bucket.id \
                    WHERE bucket.space = ?1 AND bucket.name = ?2 AND kv.key = ?3";
         self.row(sql, params![space, &*key.bucket, &*key.key])
