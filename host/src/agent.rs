@@ -39,6 +39,22 @@ impl Agent {
         CallBuilder::new(Arc::clone(&self.core), Arc::clone(&self.name), component.clone(), tool.into(), input)
     }
 
+    /// Resolves once a halt covers this agent, with what it says: so that the agent's own loop stops, and not only its
+    /// tools. At once if one does already.
+    pub async fn halted(&self) -> String {
+        let mut changes = self.core.halts.changes();
+        loop {
+            changes.mark_unchanged();
+            if let Some(why) = self.core.halts.on_agent(&self.name) {
+                return why;
+            }
+            if changes.changed().await.is_err() {
+                // The sender lives as long as the core.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Stops all calls of this agent.
     pub fn interrupt(&self, interrupt: Interrupt) -> Interruption {
         self.core.interrupt(Scope::Agent(self.name.to_string()), interrupt)

@@ -6,6 +6,7 @@
 mod builder;
 mod gated;
 mod limits;
+pub(crate) mod live;
 pub(crate) mod outcome;
 mod state;
 
@@ -113,7 +114,12 @@ async fn carry_out<'a>(
     run: &mut Run<'a>,
 ) -> Result<Answer, Fault> {
     let Request { code, component, operation, name, limits, refused } = request;
-    if let Some(why) = refused.or_else(|| refuse(core, call)) {
+    if let Some(why) = refused {
+        return Err(Fault::Refused(why));
+    }
+    // What others have halted by now.
+    core.halts.current().await.map_err(Fault::Refused)?;
+    if let Some(why) = core.refuses().or_else(|| refuse(core, call)) {
         return Err(Fault::Refused(why));
     }
     let describing = matches!(operation, Operation::Describe(_));
@@ -204,18 +210,24 @@ async fn settle(
     }
 }
 
-/// Why the call may not start, if it may not.
+/// Why this call may not start, if it may not.
 fn refuse(core: &Core, call: &CallState) -> Option<String> {
-    // A read-modify-write: either this sees that the host closes, or the closing host's walk sees this call.
-    if core.closing.fetch_or(false, Ordering::AcqRel) {
-        return Some("the host is shutting down".into());
+    core.halts.refuses(call, core.id).or_else(|| agent::refused_name(&call.agent))
+}
+
+impl Core {
+    /// Why no call may start, if none may.
+    pub(crate) fn refuses(&self) -> Option<String> {
+        // A read-modify-write: either this sees that the host closes, or the closing host's walk sees this call.
+        if self.closing.fetch_or(false, Ordering::AcqRel) {
+            return Some("the host is shutting down".into());
+        }
+        if !self.ticker.is_alive() {
+            let why = "the host's ticker gives no sign of life, so deadlines could not be kept; restart the host";
+            return Some(why.into());
+        }
+        self.log.refuses()
     }
-    if !core.ticker.is_alive() {
-        return Some(
-            "the host's ticker gives no sign of life, so deadlines could not be kept; restart the host".into(),
-        );
-    }
-    core.log.refuses().or_else(|| agent::refused_name(&call.agent))
 }
 
 fn start_deadline(core: &Core, call: &CallState, started_ns: u64, deadline: Duration) {

@@ -6,16 +6,20 @@
 pub mod build;
 mod drill;
 mod exit_code;
+mod halt;
 mod home;
+mod hosts;
 mod inspect;
+mod kill;
 mod log;
 mod new;
+mod ps;
 mod quantity;
 mod run;
 mod show;
 mod signals;
 mod state;
-mod user;
+mod stop;
 mod watchdog;
 
 use std::io::{IsTerminal, Write};
@@ -27,17 +31,26 @@ pub use self::exit_code::ExitCode;
 
 /// Runs AI-agent tools compiled to WebAssembly components, and can stop any of them at any moment.
 ///
+/// In a crisis:  estop halt --all   stops everything that runs, and keeps it stopped until that halt is lifted.
+/// Without arguments, estop shows what runs and what is halted.
+///
 /// To stop the call that this terminal runs, press Ctrl-C: it is stopped at once, what it had not committed is
 /// discarded, and the command says so and exits with 10. Press it a second time to end the process without waiting.
 #[derive(Parser)]
-#[command(name = "estop", version, after_help = exit_code::HELP, max_term_width = 120, arg_required_else_help = true)]
+#[command(name = "estop", version, after_help = exit_code::HELP, max_term_width = 120)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    Halt(halt::Args),
+    Stop(stop::Args),
+    Ps(ps::Args),
+    Halts(halt::ListArgs),
+    #[command(alias = "reset")]
+    Lift(halt::LiftArgs),
     Drill(drill::Args),
     Show(show::Args),
     Log(log::Args),
@@ -59,7 +72,15 @@ pub fn main() -> ProcessExitCode {
             return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Completed }.into();
         }
     };
-    let done = match cli.command {
+    let Some(command) = cli.command else {
+        return ps::status().unwrap_or_else(|error| exit_code::report(&error)).into();
+    };
+    let done = match command {
+        Command::Halt(args) => halt::main(&args),
+        Command::Stop(args) => stop::main(&args),
+        Command::Ps(args) => ps::main(&args),
+        Command::Halts(args) => halt::list(&args),
+        Command::Lift(args) => halt::lift(&args),
         Command::Drill(args) => drill::main(args),
         Command::Show(args) => show::main(args),
         Command::Log(args) => log::main(args),

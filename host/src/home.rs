@@ -80,7 +80,10 @@ impl Home {
         }
         let path = path.canonicalize().map_err(failed)?;
         let home = Self { path };
-        for folder in [home.run(), home.cache(), home.alternate()] {
+        let halts = home.halts();
+        let folders =
+            [home.run(), home.cache(), home.alternate(), halts.clone(), halts.join("latched"), halts.join("inbox")];
+        for folder in folders {
             match DirBuilder::new().mode(0o700).create(&folder) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(HomeError::Io { path: folder, error });
@@ -118,6 +121,10 @@ impl Home {
 
     pub(crate) fn alternate(&self) -> PathBuf {
         self.path.join("alternate")
+    }
+
+    pub(crate) fn halts(&self) -> PathBuf {
+        self.path.join("halts")
     }
 
     fn run(&self) -> PathBuf {

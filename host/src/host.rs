@@ -19,10 +19,13 @@ use wasmtime::component::Linker;
 use crate::agent::Agent;
 use crate::call::CallLimits;
 use crate::clock::{Clock, SystemClock, nanos};
+#[cfg(feature = "control")]
+use crate::control::{Control, HostKind, PlaceError};
 use crate::engine::{self, Ticker};
 use crate::home::Home;
 use crate::hostcalls;
-use crate::ids::HostId;
+use crate::ids::{HaltId, HostId};
+use crate::interrupt::halts::{Halt, HaltError, HaltScope, Halts};
 use crate::interrupt::preempter::Preempter;
 use crate::interrupt::{Cause, HOST_ACTOR, Interrupt, Interruption, Scope};
 use crate::inventory::Inventory;
@@ -94,6 +97,10 @@ pub enum BuildError {
     /// The cache's key cannot be used.
     #[error(transparent)]
     Cache(#[from] SecretError),
+    /// Operators could not reach it.
+    #[cfg(feature = "control")]
+    #[error(transparent)]
+    Place(#[from] PlaceError),
 }
 
 type Interface = Box<dyn FnOnce(&mut Linker<CallCtx>) -> wasmtime::Result<()>>;
@@ -108,6 +115,8 @@ pub struct HostBuilder {
     shared: Shared,
     limits: HostLimits,
     call_limits: CallLimits,
+    #[cfg(feature = "control")]
+    offered: Option<HostKind>,
 }
 
 /// Values that an embedder shares with its host functions, by type.
@@ -168,6 +177,14 @@ impl HostBuilder {
         self
     }
 
+    /// Lets operators find the host, look at what it runs, stop and halt it from other processes. Nobody can by default.
+    #[cfg(feature = "control")]
+    #[must_use]
+    pub fn offer(mut self, kind: HostKind) -> Self {
+        self.offered = Some(kind);
+        self
+    }
+
     /// What the host may use.
     #[must_use]
     pub fn limits(mut self, limits: HostLimits) -> Self {
@@ -217,7 +234,12 @@ impl HostBuilder {
             space_bytes_max: self.call_limits.state.space_bytes_max,
             pen: Mutex::new(Pen::new()),
         });
+        // After the store has made its home, and before anything can be let in.
+        let halts = Halts::open(self.store.home());
         let core = Arc::new(Core {
+            halts,
+            #[cfg(feature = "control")]
+            control: std::sync::OnceLock::new(),
             preempter: Preempter::start(engine.weak(), Arc::clone(&inventory), calls_max)?,
             workers: Workers::start(workers, &io.handle)?,
             room: Semaphore::new(self.limits.sandboxes_max as usize),
@@ -240,6 +262,12 @@ impl HostBuilder {
         });
         core.ticker.start(Arc::downgrade(&core))?;
         writer.start()?;
+        Halts::start(Arc::downgrade(&core))?;
+        #[cfg(feature = "control")]
+        if let Some(kind) = self.offered {
+            // Nobody else has the core yet.
+            let _ = core.control.set(Control::start(&core, kind)?);
+        }
         Ok(Host { open: Arc::new(Open { core }) })
     }
 }
@@ -267,6 +295,8 @@ impl Host {
             shared: Shared::new(),
             limits: HostLimits::default(),
             call_limits: CallLimits::default(),
+            #[cfg(feature = "control")]
+            offered: None,
         }
     }
 
@@ -311,6 +341,41 @@ impl Host {
         }
         self.open.core.log.stop();
         self.open.core.log.ended().await;
+        // Operators see it until nothing of it is left to see.
+        #[cfg(feature = "control")]
+        if let Some(control) = self.open.core.control.get() {
+            control.end().await;
+        }
+    }
+
+    /// Halts what the scope covers: stops it at once, and refuses it in every host of this home and after every restart,
+    /// until the halt is lifted. With a store that has no home it ends with this host.
+    ///
+    /// Blocks while the halt is put on the disk, after everything has been stopped.
+    ///
+    /// # Errors
+    /// It is in force, and could not be put on the disk: it ends with this process.
+    pub fn halt(
+        &self,
+        scope: HaltScope,
+        actor: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Result<Halt, HaltError> {
+        let halt = Halt::new(scope, actor, reason);
+        self.open.core.halt(halt.clone()).map(|()| halt)
+    }
+
+    /// Lifts a halt: what it covered may start again. Nothing resumes.
+    ///
+    /// # Errors
+    /// There is no such halt, something that it covers is still stopping, or its file cannot be removed.
+    pub fn lift(&self, halt: HaltId, actor: &str, reason: &str) -> Result<Halt, HaltError> {
+        self.open.core.lift(halt, actor, reason)
+    }
+
+    /// The halts that are in force here.
+    pub fn halts(&self) -> Vec<Halt> {
+        self.open.core.halts.in_force().0
     }
 
     #[cfg(feature = "cli")]
@@ -371,6 +436,9 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     pub(crate) io: IoThread,
     pub(crate) closing: AtomicBool,
+    pub(crate) halts: Halts,
+    #[cfg(feature = "control")]
+    control: std::sync::OnceLock<Control>,
 }
 
 impl Core {

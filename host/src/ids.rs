@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use ulid::Ulid;
@@ -75,8 +76,22 @@ id! {
     HomeId, "home-"
 }
 id! {
+    /// The id of a halt, written `halt-` and a ULID.
+    HaltId, "halt-"
+}
+id! {
     /// The id of one interrupt, written `interrupt-` and a ULID: what the ends of the calls that it stopped refer to.
     InterruptId, "interrupt-"
+}
+
+impl HaltId {
+    /// The same for whoever derives it from the same time and hash.
+    pub(crate) fn derived(at: SystemTime, hash: [u8; 32]) -> Self {
+        let at_ms = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let mut random = [0; 16];
+        random.copy_from_slice(&hash[..16]);
+        Self(Ulid::from_parts(u64::try_from(at_ms).unwrap_or(u64::MAX), u128::from_le_bytes(random)))
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! - A call is registered before it looks whether the host is closing or its parent is being stopped, and an interrupt
 //!   closes those before it walks the calls: nobody slips through between.
 
+pub(crate) mod halts;
 pub(crate) mod preempter;
 
 use std::fmt;
@@ -20,7 +21,7 @@ use crate::call::{CallState, Outcome};
 use crate::clock::nanos;
 use crate::gate::Found;
 use crate::host::Core;
-use crate::ids::{CallId, InterruptId};
+use crate::ids::{CallId, HaltId, InterruptId};
 use crate::tools::Digest;
 
 /// The actor of what the host does by itself, and the agent of its own calls.
@@ -138,12 +139,14 @@ pub struct Interrupt {
     pub reason: String,
     /// How long a cooperative tool may go on. It cannot commit any more. Zero by default.
     pub grace: Duration,
+    /// The halt that it is for.
+    pub(crate) halt: Option<HaltId>,
 }
 
 impl Interrupt {
     /// At once and without a reason. An actor or reason of more than a kilobyte is cut.
     pub fn new(cause: Cause, actor: impl Into<String>) -> Self {
-        Self { cause, actor: actor.into(), reason: String::new(), grace: Duration::ZERO }
+        Self { cause, actor: actor.into(), reason: String::new(), grace: Duration::ZERO, halt: None }
     }
 
     /// In the words of the actor.
@@ -193,7 +196,7 @@ pub enum Reached {
 }
 
 /// What an interrupt reached. It has done its work when you hold this; waiting is optional.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Interruption {
     calls: Vec<(Arc<CallState>, Reached)>,
 }
@@ -202,6 +205,11 @@ impl Interruption {
     /// The calls in the scope and where each stood.
     pub fn reached(&self) -> impl Iterator<Item = (CallId, Reached)> {
         self.calls.iter().map(|(call, reached)| (call.id, *reached))
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) fn calls(&self) -> impl Iterator<Item = (&Arc<CallState>, Reached)> {
+        self.calls.iter().map(|(call, reached)| (call, *reached))
     }
 
     /// How many calls were in the scope.

@@ -24,6 +24,8 @@
 //! | what is one call, from end to end? | `call.rs`: `drive`, and `settle` for interrupt → rollback → entry |
 //! | where do worker, interrupt and commit meet? | `gate.rs`, one atomic word; model-checked in `tests/tests/gate_model.rs` |
 //! | where does an interrupt go? | `interrupt.rs`; `interrupt/preempter.rs` finishes it |
+//! | what is halted, and stays so? | `interrupt/halts.rs`; `interrupt/halts/files.rs` on the disk |
+//! | who can reach the switch from outside? | `control.rs`: `server.rs` answers, `place.rs` finds hosts, `client.rs` asks |
 //! | who polls guests? | `workers.rs`, through `call/gated.rs` |
 //! | what runs, and who finds it? | `inventory.rs`, without locks |
 //! | deadlines, epochs, fuel | `engine.rs` (the ticker), `sandbox.rs` (arming them) |
@@ -51,6 +53,8 @@ mod call;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod clock;
+#[cfg(feature = "control")]
+pub mod control;
 #[cfg(feature = "cli")]
 pub mod drill;
 mod engine;
@@ -69,6 +73,7 @@ pub mod store;
 mod sync;
 mod tools;
 mod transaction;
+mod user;
 mod workers;
 
 pub use agent::{AGENT_BYTES_MAX, Agent, DEFAULT_AGENT};
@@ -80,7 +85,8 @@ pub use clock::{Clock, SystemClock};
 pub use engine::{FUEL_INTERVAL, TICK};
 pub use home::{Home, HomeError};
 pub use host::{BuildError, Host, HostBuilder, HostLimits};
-pub use ids::{CallId, HomeId, HostId, IdError, InterruptId};
+pub use ids::{CallId, HaltId, HomeId, HostId, IdError, InterruptId};
+pub use interrupt::halts::{Halt, HaltError, HaltScope};
 pub use interrupt::{Cause, Interrupt, Interruption, Reached, Scope};
 pub use observer::Observer;
 pub use sandbox::{CallCtx, EffectGuard, TooManyEffects};

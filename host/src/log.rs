@@ -30,6 +30,7 @@ use tokio::sync::{oneshot, watch};
 
 use self::alternate::Alternate;
 pub use self::checkpoint::Checkpoint;
+pub(crate) use self::entry::rfc3339_us;
 pub use self::entry::{EndEntry, Entry, EntryKind};
 pub use self::sink::CheckpointTo;
 pub(crate) use self::sink::Checkpoints;

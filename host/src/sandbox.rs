@@ -22,7 +22,7 @@ use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 use self::limiter::Limiter;
 pub(crate) use self::limiter::MemoryLimitReached;
 use self::stderr::Stderr;
-use crate::call::{CallLimits, CallState, Effect, EffectState};
+use crate::call::{CallLimits, CallState, Effect};
 use crate::engine::FUEL_INTERVAL;
 use crate::host::Core;
 use crate::hostcalls::bindings::Guest;
@@ -53,7 +53,6 @@ pub struct CallCtx {
     pub(crate) log_lines: u32,
     wasi: WasiCtx,
     limiter: Limiter,
-    effects: Vec<(String, Arc<AtomicBool>)>,
     effects_max: usize,
     stderr: Stderr,
 }
@@ -135,14 +134,10 @@ impl CallCtx {
     /// # Errors
     /// The call has had as many effects as it may: do not perform this one.
     pub fn effect(&mut self, name: impl Into<String>) -> Result<EffectGuard, TooManyEffects> {
-        if self.effects.len() >= self.effects_max {
-            return Err(TooManyEffects(self.effects_max));
-        }
         let mut name = name.into();
         cut(&mut name, EFFECT_NAME_BYTES_MAX);
-        let performed = Arc::new(AtomicBool::new(false));
-        self.effects.push((name, Arc::clone(&performed)));
-        Ok(EffectGuard { performed })
+        let performed = self.call.live.add_effect(name, self.effects_max);
+        performed.map(|performed| EffectGuard { performed }).ok_or(TooManyEffects(self.effects_max))
     }
 }
 
@@ -180,15 +175,14 @@ impl Sandbox {
         table.set_max_capacity(limits.resources_max);
         let ctx = CallCtx {
             wasi: wasi(core, code, &stderr),
-            limiter: Limiter::new(limits.memory_bytes_max),
-            transaction: Transaction::new(space, Arc::clone(&core.state_limits)),
+            limiter: Limiter::new(limits.memory_bytes_max, Arc::clone(&call.live)),
+            transaction: Transaction::new(space, Arc::clone(&core.state_limits), Arc::clone(&call.live)),
             call: Arc::clone(call),
             core: Arc::clone(core),
             table,
             describing,
             transfer_bytes_max: limits.transfer_bytes_max,
             log_lines: 0,
-            effects: Vec::new(),
             effects_max: limits.effects_max,
             stderr,
         };
@@ -232,12 +226,7 @@ impl Sandbox {
         let used = self.armed_fuel.saturating_sub(self.store.get_fuel().unwrap_or(0));
         let fuel = used.min(self.granted_fuel);
         let ctx = self.store.into_data();
-        let state = |performed: &AtomicBool| match performed.load(Ordering::Acquire) {
-            true => EffectState::Performed,
-            false => EffectState::Unknown,
-        };
-        let effects = ctx.effects.iter().map(|(name, p)| Effect { name: name.clone(), state: state(p) }).collect();
-        Remains { fuel, effects, stderr: ctx.stderr.text() }
+        Remains { fuel, effects: ctx.call.live.effects(), stderr: ctx.stderr.text() }
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use crate::home::Home;
 use crate::ids::HostId;
 use crate::log::Entry;
 
@@ -217,6 +218,11 @@ pub trait Store: Send + Sync + 'static {
     /// Why nothing new should be begun, if so: for example because the disk is nearly full. Asked now and then, by the
     /// thread that writes.
     fn shortage(&self) -> Option<String> {
+        None
+    }
+
+    /// The home that it is in, if it is in one. The halts that are latched there are those of every host that uses it.
+    fn home(&self) -> Option<&Home> {
         None
     }
 

@@ -18,6 +18,7 @@ use std::task::Poll;
 use serde::{Deserialize, Serialize};
 
 use crate::call::CallState;
+use crate::call::live::{HostCall, Live};
 use crate::gate::Ticket;
 use crate::host::Core;
 use crate::log::Job;
@@ -124,13 +125,15 @@ pub(crate) struct Transaction {
     lost: Option<Lost>,
     /// Of transactions of this call that did not become durable.
     discarded: Size,
+    live: Arc<Live>,
 }
 
 impl Transaction {
-    pub(crate) fn new(space: Space, limits: Arc<StateLimits>) -> Self {
+    pub(crate) fn new(space: Space, limits: Arc<StateLimits>, live: Arc<Live>) -> Self {
         Self {
             space,
             limits,
+            live,
             reads: HashMap::new(),
             read_bytes: 0,
             listings: HashMap::new(),
@@ -172,7 +175,10 @@ impl Transaction {
             return Ok(value.clone());
         }
         self.room()?;
-        let (version, value) = store.get(&self.space, &key).await?;
+        let (version, value) = {
+            let _in = self.live.enter(HostCall::Read);
+            store.get(&self.space, &key).await?
+        };
         let read_bytes = self.read_bytes + key.charge(value.as_deref().map(<[u8]>::len));
         if read_bytes > self.limits.read_bytes_max {
             return Err(StateError::TooManyBytesRead(self.limits.read_bytes_max));
@@ -204,6 +210,7 @@ impl Transaction {
             writes: self.size.writes - old_size.writes + new_size.writes,
             bytes: self.size.bytes - old_size.bytes + new_size.bytes,
         };
+        self.live.wrote(self.size);
         self.writes.insert(key, value.map(Into::into));
         Ok(())
     }
@@ -219,6 +226,7 @@ impl Transaction {
         self.usable()?;
         if !self.listings.contains_key(bucket) {
             let room = self.room()?;
+            let _in = self.live.enter(HostCall::List);
             let listing = store.list(&self.space, bucket, room).await?;
             self.listed += 1 + listing.keys.len();
             self.listings.insert(Arc::clone(bucket), listing);
@@ -293,6 +301,7 @@ impl Transaction {
         let reads = keys.chain(listings).collect();
         (self.read_bytes, self.listed, self.charged_bytes) = (0, 0, 0);
         let writes = std::mem::take(&mut self.writes).into_iter().map(|(key, value)| Write { key, value }).collect();
+        self.live.wrote(Size::default());
         (reads, writes, std::mem::take(&mut self.size))
     }
 

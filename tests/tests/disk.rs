@@ -271,7 +271,7 @@ async fn a_home_that_cannot_be_written_is_refused_by_its_path() {
             within(tiny(home.store()).build().expect("a host").shutdown()).await;
         } else {
             fs::read_dir(&path).expect("a folder").for_each(|folder| {
-                fs::remove_dir(folder.expect("an entry").path()).expect("it is empty");
+                fs::remove_dir_all(folder.expect("an entry").path()).expect("it can be removed");
             });
         }
         give(&path, owner, folders, files);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::live::Live;
 use super::{CallLimits, CallState, End, Identity, Operation, Outcome, Progress, drive};
 use crate::host::Core;
 use crate::ids::CallId;
@@ -90,8 +91,14 @@ impl CallBuilder {
     /// instruction.
     pub fn start(self) -> Call {
         let Self { core, agent, tool, request } = self;
-        let identity =
-            Identity { agent, tool, component: Some(request.code.digest), parent: None, grace: request.limits.grace };
+        let identity = Identity {
+            agent,
+            tool,
+            component: Some(request.code.digest),
+            parent: None,
+            grace: request.limits.grace,
+            live: Live::new(core.now_ns(), request.limits.fuel),
+        };
         let Some(slot) = core.inventory.reserve() else {
             return refuse(core, identity);
         };

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, watch};
 
+use super::live::Live;
 use super::{Outcome, Progress};
 use crate::gate::Gate;
 use crate::ids::CallId;
@@ -48,6 +49,7 @@ pub(crate) struct CallState {
     /// Host functions that wait for an interrupt in tasks of their own.
     pub(crate) warned: Notify,
     pub(crate) commits: CommitCounts,
+    pub(crate) live: Arc<Live>,
     /// Why the committer did not pass the ticket. Read by the worker once the ticket is resolved.
     verdict: Mutex<Option<Verdict>>,
     /// Made when somebody reports or watches.
@@ -100,11 +102,12 @@ pub(crate) struct Identity {
     pub(crate) component: Option<Digest>,
     pub(crate) parent: Option<Arc<CallState>>,
     pub(crate) grace: Duration,
+    pub(crate) live: Live,
 }
 
 impl CallState {
     pub(crate) fn new(slot: usize, identity: Identity) -> Self {
-        let Identity { agent, tool, component, parent, grace } = identity;
+        let Identity { agent, tool, component, parent, grace, live } = identity;
         Self {
             id: CallId::generate(),
             slot,
@@ -122,6 +125,7 @@ impl CallState {
             deadline_ns: AtomicU64::new(UNSET_NS),
             halted_ns: AtomicU64::new(UNSET_NS),
             commits: CommitCounts::default(),
+            live: Arc::new(live),
             verdict: Mutex::new(None),
             progress: OnceLock::new(),
             outcome: OnceLock::new(),

@@ -8,7 +8,7 @@ use crate::Home;
 use crate::store::sqlite::Look;
 
 /// Flattened into every command that has to do with a home.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 // Others are called `Options` too, and clap takes the name for the group's.
 #[group(skip)]
 pub(super) struct Options {
@@ -28,6 +28,12 @@ impl Options {
     /// The home, made if it is not there.
     pub(super) fn open(&self) -> anyhow::Result<Home> {
         Ok(Home::open(self.path()?)?)
+    }
+
+    /// The home, if there is one.
+    pub(super) fn open_if_there(&self) -> anyhow::Result<Option<Home>> {
+        let path = self.path()?;
+        if matches!(path.try_exists(), Ok(false)) { Ok(None) } else { Ok(Some(Home::open(path)?)) }
     }
 
     /// The home's database, for looking. Where there is none, none is made.

@@ -14,6 +14,7 @@ use super::signals::Signals;
 use super::watchdog::{self, Watchdog};
 use super::{ExitCode, build, home, json_text, print, printable, quantity, say};
 use crate::call::{Call, End, Outcome, Stopped};
+use crate::control::HostKind;
 use crate::log::CheckpointTo;
 use crate::store::sqlite::Sqlite;
 use crate::{Component, DEFAULT_AGENT, Host, HostLimits, Interrupt, Size, Source};
@@ -84,7 +85,7 @@ async fn run(
     if let Some(to) = &args.checkpoint_to {
         store = store.checkpoint_to(to.clone());
     }
-    let host = Host::builder().limits(limits).store(store.open()?).cache(&home).build()?;
+    let host = Host::builder().limits(limits).store(store.open()?).cache(&home).offer(HostKind::Run).build()?;
     signals.stop(&host);
     let code = call(args, &host, path, input, signals, watchdog).await;
     // However it went: the record is complete before the process ends. The watchdog bounds it.

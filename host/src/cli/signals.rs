@@ -9,8 +9,9 @@ use std::thread;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::ExitCode;
 use super::watchdog::{self, Watchdog};
-use super::{ExitCode, user};
+use crate::user;
 use crate::{Cause, Host, Interrupt, Scope};
 
 /// What the first signal asked for.
@@ -44,7 +45,7 @@ impl Signals {
                     let why = format!("estop: stopped ({reason}) before anything ran; nothing to discard");
                     watchdog::end(cause.into(), why);
                 };
-                let interrupt = Interrupt::new(cause, user::name()).reason(reason);
+                let interrupt = Interrupt::new(cause, user::own()).reason(reason);
                 // Told first: a call that starts too late to be met by the interrupt finds that it was asked for.
                 tell.send_replace(Some(interrupt.clone()));
                 host.interrupt(Scope::Everything, interrupt);

@@ -3,6 +3,7 @@
 use super::bindings::estop::tool::call::{CommitError, Host};
 use super::bindings::estop::tool::types;
 use crate::call::Progress;
+use crate::call::live::HostCall;
 use crate::interrupt::Cause;
 use crate::sandbox::CallCtx;
 use crate::transaction::Committed;
@@ -19,6 +20,7 @@ impl Host for CallCtx {
 
     async fn progress(&mut self, done: u64, total: Option<u64>, mut message: String) -> wasmtime::Result<()> {
         crate::interrupt::cut(&mut message, PROGRESS_BYTES_MAX);
+        self.call.live.progressed(self.core.now_ns());
         self.call.progress().send_replace(Some(Progress { done, total, message }));
         Ok(())
     }
@@ -27,6 +29,7 @@ impl Host for CallCtx {
         if self.describing {
             return Ok(Err(CommitError::Store("there is nothing to commit while tools are listed".into())));
         }
+        let _in = self.call.live.enter(HostCall::Commit);
         let committed = self.transaction.commit(&self.core, &self.call, false).await;
         Ok(match committed {
             Committed::Durable => Ok(()),

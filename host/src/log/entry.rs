@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::call::outcome::micros;
 use crate::call::{CallState, Commits, Effect, End, Outcome};
-use crate::ids::{CallId, HostId, InterruptId};
+use crate::ids::{CallId, HaltId, HostId, InterruptId};
+use crate::interrupt::halts::{Halt, HaltScope};
 use crate::interrupt::{Cause, Delivered, Reached, Scope};
 use crate::tools::Digest;
 use crate::transaction::Size;
@@ -90,6 +91,36 @@ pub enum EntryKind {
         reached: u64,
         /// Which, up to a bound, and where each stood.
         calls: Vec<(CallId, Reached)>,
+        /// The halt that it is for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        halt: Option<HaltId>,
+    },
+    /// Something was halted: stopped, and it stays so until the halt is lifted.
+    Halt {
+        /// Which.
+        halt: HaltId,
+        /// What it covers.
+        scope: HaltScope,
+        /// Who.
+        actor: String,
+        /// In the words of the actor.
+        reason: String,
+        /// Since when it is in force.
+        #[serde(with = "rfc3339_us")]
+        since: SystemTime,
+        /// Whether it is on the disk. Otherwise it is in force in this host's process only.
+        latched: bool,
+    },
+    /// A halt was lifted. Nothing resumes.
+    Lift {
+        /// Which.
+        halt: HaltId,
+        /// What it covered.
+        scope: HaltScope,
+        /// Who lifted it.
+        actor: String,
+        /// Why.
+        reason: String,
     },
     /// A call was not allowed to start.
     Refusal {
@@ -157,6 +188,15 @@ pub enum EntryKind {
         point: u64,
         /// Whether it is.
         durable: bool,
+    },
+    /// A host process was killed, because it did not answer to a halt.
+    Killed {
+        /// The process.
+        pid: u32,
+        /// The halt that it did not answer to.
+        halt: HaltId,
+        /// Who had it killed.
+        actor: String,
     },
     /// The log could not be written for a while.
     Gap {
@@ -322,6 +362,11 @@ impl EntryKind {
         }))
     }
 
+    pub(crate) fn halted(halt: &Halt, latched: bool) -> Self {
+        let Halt { halt, scope, actor, reason, at } = halt.clone();
+        EntryKind::Halt { halt, scope, actor, reason, since: at, latched }
+    }
+
     pub(crate) fn interrupted(delivered: &Delivered, reached: usize, calls: &[(CallId, Reached)]) -> Self {
         let interrupt = &delivered.interrupt;
         EntryKind::Interrupt {
@@ -333,6 +378,7 @@ impl EntryKind {
             grace_us: u64::try_from(interrupt.grace.as_micros()).unwrap_or(u64::MAX),
             reached: reached as u64,
             calls: calls.to_vec(),
+            halt: interrupt.halt,
         }
     }
 }
@@ -355,15 +401,15 @@ mod text {
     }
 }
 
-mod rfc3339_us {
+pub(crate) mod rfc3339_us {
     use super::{Cow, Deserialize, SystemTime};
     use serde::{Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_rfc3339_micros(*at))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
         let text = Cow::<'de, str>::deserialize(deserializer)?;
         humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
     }

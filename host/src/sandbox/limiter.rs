@@ -3,7 +3,12 @@
 //! Invariant: what all memories of the call have together stays within its limit. Growing past it is a typed error and
 //! not a failed `memory.grow`, which a guest's allocator would turn into a trap without a cause.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use wasmtime::ResourceLimiter;
+
+use crate::call::live::Live;
 
 /// The call is to be stopped for what its memory would be.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -16,11 +21,12 @@ pub(crate) struct MemoryLimitReached {
 pub(crate) struct Limiter {
     memory_bytes: usize,
     memory_bytes_max: usize,
+    live: Arc<Live>,
 }
 
 impl Limiter {
-    pub(crate) fn new(memory_bytes_max: usize) -> Self {
-        Self { memory_bytes: 0, memory_bytes_max }
+    pub(crate) fn new(memory_bytes_max: usize, live: Arc<Live>) -> Self {
+        Self { memory_bytes: 0, memory_bytes_max, live }
     }
 }
 
@@ -35,6 +41,7 @@ impl ResourceLimiter for Limiter {
             return Err(MemoryLimitReached { bytes, bytes_max: self.memory_bytes_max }.into());
         }
         self.memory_bytes = bytes;
+        self.live.memory_bytes.store(bytes as u64, Ordering::Relaxed);
         Ok(true)
     }
 

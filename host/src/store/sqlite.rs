@@ -251,6 +251,10 @@ impl Store for Sqlite {
         self.writer().shortage()
     }
 
+    fn home(&self) -> Option<&Home> {
+        Some(&self.home)
+    }
+
     fn alternate(&self, host: HostId) -> Option<PathBuf> {
         Some(recover::alternate_path(&self.home, host))
     }

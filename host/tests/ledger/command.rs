@@ -34,7 +34,11 @@ impl Running {
         for variable in ["ESTOP_LOG", "ESTOP_HOME", "RUST_BACKTRACE"] {
             command.env_remove(variable);
         }
-        command.args(args).arg("--home").arg(home.path());
+        command
+            .args(args)
+            .arg("--home")
+            .arg(home.path())
+            .env("XDG_RUNTIME_DIR", home.path().parent().unwrap_or(home.path()));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the command can be started");
         let stdout = lines(child.stdout.take().expect("it is piped"));

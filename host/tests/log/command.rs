@@ -19,6 +19,8 @@ pub(crate) fn estop(home: &Path, args: &[&str]) -> Command {
         command.env_remove(variable);
     }
     command.env("COLUMNS", "100").env("CARGO_NET_OFFLINE", "true").env("ESTOP_HOME", home).args(args);
+    // Beside the home: what runs there is seen by this test and by no other.
+    command.env("XDG_RUNTIME_DIR", home.parent().unwrap_or(home));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -57,7 +57,8 @@ fn processes_that_begin_at_once_agree_on_one_key() {
     let kept = place.keep_key("kept.pem");
     place.estop(&["log", "verify", "--key", &kept]).has(0, &[]);
     // Nothing is left of the keys that were made in vain.
-    let expected = ["alternate", "cache", "cache-key", "estop.db", "log-key.pem", "log-key.pub.pem", "reserve", "run"];
+    let expected =
+        ["alternate", "cache", "cache-key", "estop.db", "halts", "log-key.pem", "log-key.pub.pem", "reserve", "run"];
     let mut names: Vec<_> = fs::read_dir(place.home()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.retain(|name| name != "estop.db-wal" && name != "estop.db-shm");
     names.sort();

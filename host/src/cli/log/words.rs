@@ -37,6 +37,29 @@ pub(in crate::cli) fn tell(entry: &Value) -> String {
             let durable = if entry["durable"] == true { "is durable" } else { "is not there" };
             format!("{} commit point {}, which was unknown, {durable}", text("call"), number(&entry["point"]))
         }
+        "halt" => {
+            let latched = if entry["latched"] == true { "" } else { ", NOT on the disk" };
+            format!(
+                "{} {} by {}{}{latched}",
+                text("halt"),
+                scope(&entry["scope"]),
+                text("actor"),
+                reason(&text("reason"))
+            )
+        }
+        "lift" => {
+            format!(
+                "{} {} lifted by {}{}",
+                text("halt"),
+                scope(&entry["scope"]),
+                text("actor"),
+                reason(&text("reason"))
+            )
+        }
+        "killed" => {
+            let pid = number(&entry["pid"]);
+            format!("process {pid} killed by {}: it did not answer to {}", text("actor"), text("halt"))
+        }
         "gap" => {
             let beside = number(&entry["alternate"]);
             format!("could not be written since {} ({}); {beside} stops stand beside it", text("since"), text("why"))
@@ -89,6 +112,13 @@ fn stop(entry: &Value) -> String {
     let scope = printable(&entry["scope"].to_string());
     let reached = entry["reached"].as_u64().unwrap_or(0);
     format!("{} by {}{}: {scope} reached {reached} calls", text("cause"), text("actor"), reason(&text("reason")))
+}
+
+fn scope(scope: &Value) -> String {
+    let Some((what, name)) = scope.as_object().and_then(|scope| scope.iter().next()) else {
+        return "everything".to_owned();
+    };
+    format!("{what} {}", printable(name.as_str().unwrap_or_default()).replace('\n', " "))
 }
 
 fn reason(text: &str) -> String {

@@ -1,0 +1,116 @@
+//! What can be seen of a call while it runs, by whoever has to decide whether to stop it.
+//!
+//! Invariant: written by the call's worker, read by anybody; never needed to stop the call.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Effect, EffectState};
+use crate::transaction::Size;
+
+const NEVER_NS: u64 = u64::MAX;
+
+/// A function of the host that may take long.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum HostCall {
+    Read = 1,
+    List = 2,
+    Commit = 3,
+}
+
+pub(crate) struct Live {
+    /// On the host's monotonic clock.
+    #[cfg_attr(not(feature = "control"), expect(dead_code, reason = "only operators look at it"))]
+    pub(crate) registered_ns: u64,
+    #[cfg_attr(not(feature = "control"), expect(dead_code, reason = "only operators look at it"))]
+    pub(crate) fuel_granted: u64,
+    pub(crate) memory_bytes: AtomicU64,
+    writes: AtomicU64,
+    bytes: AtomicU64,
+    host_call: AtomicU8,
+    progress_ns: AtomicU64,
+    effects: Mutex<Vec<(String, Arc<AtomicBool>)>>,
+}
+
+impl Live {
+    pub(crate) fn new(registered_ns: u64, fuel_granted: u64) -> Self {
+        Self {
+            registered_ns,
+            fuel_granted,
+            memory_bytes: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            host_call: AtomicU8::new(0),
+            progress_ns: AtomicU64::new(NEVER_NS),
+            effects: Mutex::default(),
+        }
+    }
+
+    /// Something is about to leave the sandbox, unless there has been too much already.
+    pub(crate) fn add_effect(&self, name: String, effects_max: usize) -> Option<Arc<AtomicBool>> {
+        let mut effects = self.all_effects();
+        let performed = Arc::new(AtomicBool::new(false));
+        (effects.len() < effects_max).then(|| {
+            effects.push((name, Arc::clone(&performed)));
+            performed
+        })
+    }
+
+    pub(crate) fn effects(&self) -> Vec<Effect> {
+        let state = |performed: &AtomicBool| match performed.load(Ordering::Acquire) {
+            true => EffectState::Performed,
+            false => EffectState::Unknown,
+        };
+        self.all_effects().iter().map(|(name, p)| Effect { name: name.clone(), state: state(p) }).collect()
+    }
+
+    fn all_effects(&self) -> MutexGuard<'_, Vec<(String, Arc<AtomicBool>)>> {
+        self.effects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is written and not committed.
+    pub(crate) fn wrote(&self, size: Size) {
+        self.writes.store(size.writes, Ordering::Relaxed);
+        self.bytes.store(size.bytes, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) fn uncommitted(&self) -> Size {
+        Size { writes: self.writes.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+    }
+
+    pub(crate) fn progressed(&self, now_ns: u64) {
+        self.progress_ns.store(now_ns, Ordering::Relaxed);
+    }
+
+    /// When the tool last said how far it is.
+    #[cfg(feature = "control")]
+    pub(crate) fn progress_ns(&self) -> Option<u64> {
+        Some(self.progress_ns.load(Ordering::Relaxed)).filter(|at_ns| *at_ns != NEVER_NS)
+    }
+
+    /// Until the answer is dropped, the call is in this function.
+    pub(crate) fn enter(self: &Arc<Self>, host_call: HostCall) -> impl Drop + Send + use<> {
+        self.host_call.store(host_call as u8, Ordering::Relaxed);
+        InHostCall(Arc::clone(self))
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) fn host_call(&self) -> Option<&'static str> {
+        match self.host_call.load(Ordering::Relaxed) {
+            1 => Some("wasi:keyvalue: read"),
+            2 => Some("wasi:keyvalue: list-keys"),
+            3 => Some("estop:tool/call: commit"),
+            _ => None,
+        }
+    }
+}
+
+struct InHostCall(Arc<Live>);
+
+impl Drop for InHostCall {
+    fn drop(&mut self) {
+        self.0.host_call.store(0, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,118 @@
+//! The host processes of this machine, asked all at once.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use hyper::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::say;
+use crate::control::client::{ANSWERS_WITHIN, AskError, Nothing, ask};
+use crate::control::place::{self, Found};
+use crate::control::protocol::{Role, Status};
+
+/// A host that has broken off and is not gone by then was not ending.
+const GOES_WITHIN: Duration = Duration::from_millis(300);
+
+/// What was found.
+pub(super) struct Survey {
+    /// Hosts that have answered.
+    pub(super) hosts: Vec<(Found, Status)>,
+    /// Hosts that have not, and what could not be looked at.
+    pub(super) unseen: Vec<Unseen>,
+    /// Where it was looked.
+    pub(super) places: Vec<PathBuf>,
+}
+
+/// What nobody can tell about.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Unseen {
+    /// Where.
+    pub(super) place: PathBuf,
+    /// The process, if it is one.
+    pub(super) pid: Option<u32>,
+    /// Why.
+    pub(super) why: String,
+    /// What to do.
+    pub(super) how: String,
+}
+
+impl From<(PathBuf, std::io::Error)> for Unseen {
+    fn from((place, error): (PathBuf, std::io::Error)) -> Self {
+        Self { place, pid: None, why: error.to_string(), how: "ask as root".to_owned() }
+    }
+}
+
+impl Unseen {
+    fn silent(host: &Found, error: &AskError) -> Self {
+        let how = match error {
+            AskError::Silent(_) => format!("`kill -CONT {0}` if it is stopped, `kill -9 {0}` to end it", host.pid),
+            AskError::Connect(..) => "ask as root, or as the user whose process it is".to_owned(),
+            AskError::Garbled(_) | AskError::Refused(_) => format!("`kill -9 {}` ends it", host.pid),
+        };
+        Self { place: host.folder.clone(), pid: Some(host.pid), why: error.to_string(), how }
+    }
+}
+
+/// Runs what asks on a runtime of its own.
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+}
+
+/// Asks all of them the same.
+pub(super) async fn ask_all<T: DeserializeOwned>(
+    hosts: &[Found],
+    (role, method, path): (Role, Method, &str),
+    body: Option<&(impl Serialize + Sync)>,
+    within: Duration,
+) -> (Vec<(Found, T)>, Vec<(Found, AskError)>) {
+    let asked = hosts.iter().map(|host| ask(host, role, method.clone(), path, body, within));
+    let answers = join_all(asked).await;
+    let (mut answered, mut silent) = (Vec::new(), Vec::new());
+    for (host, answer) in hosts.iter().cloned().zip(answers) {
+        match answer {
+            Ok(answer) => answered.push((host, answer)),
+            // It has ended while it was asked.
+            Err(AskError::Connect(..) | AskError::Garbled(_)) if goes(&host).await => {}
+            Err(error) => silent.push((host, error)),
+        }
+    }
+    (answered, silent)
+}
+
+/// Whether the host is ending.
+async fn goes(host: &Found) -> bool {
+    let until = Instant::now() + GOES_WITHIN;
+    while !host.is_gone() {
+        if Instant::now() >= until {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    true
+}
+
+/// Everything that can be seen.
+pub(super) async fn survey() -> Survey {
+    let looked = place::look();
+    let status = (Role::Operator, Method::GET, "/v1/status");
+    let (hosts, silent) = ask_all(&looked.hosts, status, None::<&Nothing>, ANSWERS_WITHIN).await;
+    let mut unseen = unseen(silent);
+    unseen.extend(looked.unseen.into_iter().map(Unseen::from));
+    Survey { hosts, unseen, places: looked.places }
+}
+
+/// Those that did not answer.
+pub(super) fn unseen(silent: Vec<(Found, AskError)>) -> Vec<Unseen> {
+    silent.iter().map(|(host, error)| Unseen::silent(host, error)).collect()
+}
+
+/// Says what could not be seen.
+pub(super) fn tell_unseen(unseen: &[Unseen]) {
+    for Unseen { place, pid, why, how } in unseen {
+        let who = pid.map_or_else(|| format!("`{}`", place.display()), |pid| format!("process {pid}"));
+        say(&format!("estop: NOT SEEN: {who}: {why}; {how}"));
+    }
+}

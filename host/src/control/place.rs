@@ -1,0 +1,223 @@
+//! Where host processes are found: a folder for each, with its sockets.
+//!
+//! Invariants:
+//! - A folder is there under its name only when its sockets answer: it is made under another name first.
+//! - Whether its process is alive is a lock that ends with the process, never a guess. A folder that is not locked is
+//!   left over, and removed by whoever looks.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use super::protocol::Role;
+
+/// Host processes of service mode: a folder for each user, and in it one for each process.
+const SERVICES: &str = "/run/estop";
+/// Where systemd keeps the run-time folders of users.
+const USERS: &str = "/run/user";
+/// A socket's path is at most this long (bytes; unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Hosts of one process; more cannot be offered.
+const HOSTS_IN_PROCESS_MAX: u32 = 1000;
+/// Folders that are looked at in one place.
+const FOUND_MAX: usize = 4096;
+
+/// A host cannot be offered to operators.
+#[derive(Debug, thiserror::Error)]
+#[error("operators could not reach this host through `{}`: {error} (XDG_RUNTIME_DIR names another place)", path.display())]
+pub struct PlaceError {
+    /// Which folder or socket.
+    pub path: PathBuf,
+    /// Why.
+    pub error: io::Error,
+}
+
+/// A host's folder, removed when this is dropped.
+pub(crate) struct Offer {
+    folder: PathBuf,
+    _locked: File,
+}
+
+impl Offer {
+    /// Makes the folder of a host of this process, with a socket for each role.
+    pub(crate) fn make() -> Result<(Self, Vec<(Role, UnixListener)>), PlaceError> {
+        let root = own_root();
+        let failed = |path: &Path, error| PlaceError { path: path.to_owned(), error };
+        open_root(&root).map_err(|error| failed(&root, error))?;
+        let draft = tempfile::Builder::new().prefix(".").rand_bytes(6).tempdir_in(&root);
+        let draft = draft.map_err(|error| failed(&root, error))?.keep();
+        let made = Self::fill(&draft).and_then(|(locked, sockets)| Ok((Self::name(&root, &draft)?, locked, sockets)));
+        match made {
+            Ok((folder, locked, sockets)) => Ok((Self { folder, _locked: locked }, sockets)),
+            Err(error) => {
+                // It has a name that nobody looks at.
+                let _ = fs::remove_dir_all(&draft);
+                Err(failed(&root, error))
+            }
+        }
+    }
+
+    fn fill(draft: &Path) -> io::Result<(File, Vec<(Role, UnixListener)>)> {
+        let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft.join("lock"))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        let mut sockets = Vec::new();
+        for role in [Role::Operator, Role::Admin] {
+            let path = draft.join(role.socket());
+            if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+                return Err(io::Error::other(format!("a socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes")));
+            }
+            let socket = UnixListener::bind(&path)?;
+            socket.set_nonblocking(true)?;
+            sockets.push((role, socket));
+        }
+        Ok((lock, sockets))
+    }
+
+    /// Puts the folder where others look.
+    fn name(root: &Path, draft: &Path) -> io::Result<PathBuf> {
+        let pid = std::process::id();
+        for n in 0..HOSTS_IN_PROCESS_MAX {
+            let folder = root.join(if n == 0 { pid.to_string() } else { format!("{pid}.{n}") });
+            if is_left_over(&folder) {
+                // Of an earlier process with the same number.
+                let _ = fs::remove_dir_all(&folder);
+            }
+            match fs::rename(draft, &folder) {
+                // Another host of this process.
+                Err(error) if is_taken(&error) => {}
+                named => return named.map(|()| folder),
+            }
+        }
+        Err(io::Error::other(format!("this process has {HOSTS_IN_PROCESS_MAX} hosts already")))
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        // What stays is found to be left over.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A host process that can be asked.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Where its sockets are.
+    pub folder: PathBuf,
+    /// Its process.
+    pub pid: u32,
+}
+
+impl Found {
+    /// Whether the process that made the folder is gone.
+    pub fn is_gone(&self) -> bool {
+        !self.folder.exists() || is_left_over(&self.folder)
+    }
+}
+
+/// What a look has found, and where it looked.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// Hosts that are alive.
+    pub hosts: Vec<Found>,
+    /// The folders that were looked at.
+    pub places: Vec<PathBuf>,
+    /// What could not be looked at, and why.
+    pub unseen: Vec<(PathBuf, io::Error)>,
+}
+
+/// Every host process that this user can see: root looks everywhere, others where their own are and where services are.
+pub fn look() -> Looked {
+    let mut looked = Looked::default();
+    let mut roots = vec![own_root()];
+    roots.extend(folders(Path::new(SERVICES), &mut looked.unseen));
+    if rustix::process::geteuid().is_root() {
+        let users = folders(Path::new(USERS), &mut looked.unseen);
+        roots.extend(users.into_iter().map(|user| user.join("estop")).filter(|root| root.exists()));
+        let fallbacks = folders(&std::env::temp_dir(), &mut looked.unseen);
+        roots.extend(fallbacks.into_iter().filter(|root| is_fallback(root)));
+    }
+    roots.sort();
+    roots.dedup();
+    for root in roots {
+        for folder in folders(&root, &mut looked.unseen) {
+            let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let Some(Ok(pid)) = name.split('.').next().filter(|pid| !pid.is_empty()).map(str::parse) else { continue };
+            if is_left_over(&folder) {
+                let _ = fs::remove_dir_all(&folder);
+            } else {
+                looked.hosts.push(Found { folder, pid });
+            }
+        }
+        looked.places.push(root);
+    }
+    looked
+}
+
+/// Where hosts of this user are offered.
+fn own_root() -> PathBuf {
+    let user = rustix::process::geteuid().as_raw();
+    let service = Path::new(SERVICES).join(user.to_string());
+    if service.is_dir() {
+        return service;
+    }
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    let runtime = runtime.or_else(|| Some(Path::new(USERS).join(user.to_string())));
+    match runtime.filter(|path| path.is_dir()) {
+        Some(runtime) => runtime.join("estop"),
+        None => std::env::temp_dir().join(format!("estop-{user}")),
+    }
+}
+
+fn is_fallback(path: &Path) -> bool {
+    let user = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("estop-"));
+    // Anybody may make a folder there: it is that user's only if it belongs to that user.
+    let user = user.and_then(|user| user.parse::<u32>().ok());
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && Some(found.uid()) == user)
+}
+
+/// Makes the folder of a user's hosts, or finds it as it has to be.
+fn open_root(root: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(root) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let found = fs::symlink_metadata(root)?;
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other("it is not a folder of this user"));
+    }
+    if found.mode() & 0o022 != 0 {
+        return Err(io::Error::other("others may write to it"));
+    }
+    Ok(())
+}
+
+/// The folders in a folder, if there is one.
+fn folders(path: &Path, unseen: &mut Vec<(PathBuf, io::Error)>) -> Vec<PathBuf> {
+    match fs::read_dir(path) {
+        Ok(entries) => {
+            let visible = entries.flatten().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
+            visible.map(|entry| entry.path()).take(FOUND_MAX).collect()
+        }
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                unseen.push((path.to_owned(), error));
+            }
+            Vec::new()
+        }
+    }
+}
+
+/// The process that made the folder is gone.
+fn is_left_over(folder: &Path) -> bool {
+    let Ok(lock) = File::open(folder.join("lock")) else { return false };
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_ok()
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty)
+}

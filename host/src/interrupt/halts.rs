@@ -1,0 +1,492 @@
+//! Halts: stops that are latched. What a halt covers stays stopped, across restarts, until that halt is lifted.
+//!
+//! Invariants:
+//! - A call registers first and looks here then; a halt enters the list first and walks the calls then. So either the walk
+//!   meets the call, or the call meets the halt.
+//! - A halt acts when it is in the list, and is acknowledged when its file is on the disk. What cannot be read counts as a
+//!   halt of everything.
+//! - A halt that another process has put on the disk is met by every call that looks after that: the kernel has queued the
+//!   news of it by then, and a call waits until the news has been read.
+
+mod files;
+
+use std::collections::{HashSet, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::inotify;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use self::files::{Folder, SETTLES_WITHIN};
+use super::{Cause, Interrupt, Interruption, Reached, Scope, TEXT_BYTES_MAX, cut};
+use crate::call::CallState;
+use crate::home::Home;
+use crate::host::Core;
+use crate::ids::{CallId, HaltId, HostId};
+use crate::log::{EntryKind, Record, rfc3339_us};
+use crate::tools::Digest;
+
+/// The folders are read again after this long, also if there was no news of them.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What a halt has reached is remembered this long, for whoever asks after it was met in another way.
+const REMEMBERED_FOR: Duration = Duration::from_secs(10);
+/// Halts whose reach is remembered at one time.
+const REMEMBERED_MAX: usize = 64;
+/// How long a call waits for news of halts to be read; then it is refused.
+const NEWS_MAX: Duration = Duration::from_secs(2);
+
+/// What a halt covers, always with the children of what it names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HaltScope {
+    /// Everything that runs where the halt is in force: in a home, or on the machine.
+    All,
+    /// Every call on behalf of this agent, and the agent's own program.
+    Agent(String),
+    /// Every call of a tool of this name, in whatever component.
+    Tool(String),
+    /// Every call of this component.
+    Component(Digest),
+    /// Every call of this host process.
+    Host(HostId),
+}
+
+impl HaltScope {
+    /// What to stop in this host, if anything.
+    fn in_host(&self, host: HostId) -> Option<Scope> {
+        Some(match self {
+            HaltScope::All => Scope::Everything,
+            HaltScope::Agent(agent) => Scope::Agent(agent.clone()),
+            HaltScope::Tool(tool) => Scope::Tool(tool.clone()),
+            HaltScope::Component(digest) => Scope::Component(*digest),
+            HaltScope::Host(halted) => return (*halted == host).then_some(Scope::Host),
+        })
+    }
+
+    /// Whether this agent's own program may not go on.
+    pub fn covers_agent(&self, agent: &str) -> bool {
+        match self {
+            HaltScope::All => true,
+            HaltScope::Agent(halted) => halted == agent,
+            HaltScope::Tool(_) | HaltScope::Component(_) | HaltScope::Host(_) => false,
+        }
+    }
+}
+
+impl std::fmt::Display for HaltScope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            HaltScope::All => f.write_str("everything"),
+            HaltScope::Agent(agent) => write!(f, "agent {agent}"),
+            HaltScope::Tool(tool) => write!(f, "tool {tool}"),
+            HaltScope::Component(digest) => write!(f, "component {digest}"),
+            HaltScope::Host(host) => write!(f, "{host}"),
+        }
+    }
+}
+
+/// One halt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Halt {
+    /// What it is called, to lift it.
+    pub halt: HaltId,
+    /// What it covers.
+    pub scope: HaltScope,
+    /// Who.
+    pub actor: String,
+    /// In the words of the actor; may be empty.
+    #[serde(default)]
+    pub reason: String,
+    /// Since when.
+    #[serde(with = "rfc3339_us")]
+    pub at: SystemTime,
+}
+
+impl Halt {
+    /// From now on, not in force yet. An actor or reason of more than a kilobyte is cut.
+    pub fn new(scope: HaltScope, actor: impl Into<String>, reason: impl Into<String>) -> Self {
+        let (mut actor, mut reason) = (actor.into(), reason.into());
+        cut(&mut actor, TEXT_BYTES_MAX);
+        cut(&mut reason, TEXT_BYTES_MAX);
+        Self { halt: HaltId::generate(), scope, actor, reason, at: SystemTime::now() }
+    }
+
+    /// For whoever is refused because of it: by whom, when and why.
+    pub fn says(&self) -> String {
+        let at = humantime::format_rfc3339_seconds(self.at);
+        let why = if self.reason.is_empty() { "without a reason".into() } else { format!("“{}”", self.reason) };
+        let Self { halt, scope, actor, .. } = self;
+        format!("{scope} was halted by {actor} at {at}, {why} ({halt}; `estop lift {halt}` lifts it)")
+    }
+}
+
+/// A halt could not be put on the disk, or taken from it.
+#[derive(Debug, thiserror::Error)]
+pub enum HaltError {
+    /// Its file could not be written: it is in force in this process only, and ends with it.
+    #[error("`{path}` cannot be written, so the halt would not outlive this process: {error}")]
+    NotOnDisk {
+        /// Which file or folder.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// It could not be lifted, and is still in force.
+    #[error("{halt} is still in force: {why}")]
+    StillInForce {
+        /// Which.
+        halt: HaltId,
+        /// Why.
+        why: String,
+    },
+    /// Nothing of this name is in force.
+    #[error("no halt {0} is in force; `estop halts` lists those that are")]
+    Unknown(HaltId),
+}
+
+/// What is in force.
+#[derive(Default)]
+struct List {
+    halts: Vec<Arc<Halt>>,
+    /// Why nobody knows what else is.
+    unreadable: Option<String>,
+}
+
+/// A halt that this process has made.
+struct Own {
+    halt: Arc<Halt>,
+    on_disk: bool,
+}
+
+/// What a halt has reached.
+struct Acted {
+    halt: HaltId,
+    at: Instant,
+    calls: Vec<(Arc<CallState>, Reached)>,
+}
+
+/// See the module's documentation.
+pub(crate) struct Halts {
+    list: ArcSwap<List>,
+    /// Orders registering calls and walking halts; see `Core::halt`.
+    order: AtomicU64,
+    /// Where this host's own halts are, if it has a home; and those of the machine.
+    folders: Vec<Folder>,
+    /// In force, and not read from the disk yet. Held for a moment only: a halt may not wait for the disk.
+    in_memory: Mutex<Vec<Own>>,
+    /// Held while the disk is read.
+    reading: Mutex<()>,
+    news: Option<OwnedFd>,
+    /// The news is being read.
+    looking: AtomicBool,
+    /// Held while a halt walks the calls: by threads that stop, and by nobody who waits for anything else.
+    acted: Mutex<VecDeque<Acted>>,
+    /// Counts looks, for whoever waits for the next one.
+    looks: watch::Sender<u64>,
+}
+
+impl Halts {
+    /// Watches, and then reads what is in force.
+    pub(crate) fn open(home: Option<&Home>) -> Self {
+        let folders =
+            home.map(|home| Folder::new(home.halts())).into_iter().chain([Folder::of_the_machine()]).collect();
+        let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
+        let news = inotify::init(flags).inspect_err(|error| {
+            tracing::warn!(%error, "halts of other processes are seen within {LOOK_EVERY:?} only");
+        });
+        let halts = Self {
+            list: ArcSwap::default(),
+            order: AtomicU64::new(0),
+            folders,
+            in_memory: Mutex::default(),
+            reading: Mutex::default(),
+            news: news.ok(),
+            looking: AtomicBool::new(false),
+            acted: Mutex::default(),
+            looks: watch::Sender::new(0),
+        };
+        halts.look();
+        // Dropped while no host was there to take it. A host does not begin while it waits for somebody to write one.
+        let began = Instant::now();
+        while halts.folders.iter().any(|folder| folder.dropped().1) && began.elapsed() < 2 * SETTLES_WITHIN {
+            thread::sleep(SETTLES_WITHIN / 10);
+        }
+        for (halt, _) in halts.folders.iter().flat_map(|folder| folder.dropped().0) {
+            halts.add(&Arc::new(halt));
+        }
+        halts
+    }
+
+    /// Starts the thread that reads the news.
+    pub(crate) fn start(core: Weak<Core>) -> std::io::Result<()> {
+        thread::Builder::new().name("estop-halts".into()).spawn(move || {
+            // Until the host is gone.
+            while let Some(core) = core.upgrade() {
+                let fresh = core.halts.look();
+                fresh.iter().for_each(|halt| drop(core.stop_halted(halt)));
+                core.halts.acted().retain(|acted| acted.at.elapsed() < REMEMBERED_FOR);
+                let unsettled = core.halts.take_dropped(&core);
+                let news = core.halts.news.as_ref().and_then(|news| news.try_clone().ok());
+                drop(core);
+                wait(news.as_ref(), if unsettled { SETTLES_WITHIN } else { LOOK_EVERY });
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Reads what is in force. What was not in the list before.
+    fn look(&self) -> Vec<Arc<Halt>> {
+        let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        // Said before the news is taken from the queue: see `is_current`.
+        self.looking.store(true, Ordering::SeqCst);
+        if let Some(news) = &self.news {
+            let mut buffer = [0; 4096];
+            // Which folder it was does not matter: all are read.
+            while rustix::io::read(news, &mut buffer).is_ok_and(|bytes| bytes > 0) {}
+            self.folders.iter().for_each(|folder| folder.watch(news));
+        }
+        // What was on the disk before the folders are read need not be kept in memory after that.
+        let on_disk: Vec<HaltId> = self.in_memory().iter().filter(|own| own.on_disk).map(|own| own.halt.halt).collect();
+        let read: Vec<_> = self.folders.iter().map(Folder::read).collect();
+        let fresh = self.publish(read, &on_disk);
+        self.looking.store(false, Ordering::SeqCst);
+        self.looks.send_modify(|looks| *looks += 1);
+        fresh
+    }
+
+    /// What was read and what is in memory is the list from now on.
+    fn publish(&self, read: Vec<Result<Vec<Halt>, String>>, on_disk: &[HaltId]) -> Vec<Arc<Halt>> {
+        let mut list = List::default();
+        for halts in read {
+            match halts {
+                Ok(halts) => list.halts.extend(halts.into_iter().map(Arc::new)),
+                Err(why) => list.unreadable = Some(why),
+            }
+        }
+        let mut in_memory = self.in_memory();
+        in_memory.retain(|own| !on_disk.contains(&own.halt.halt));
+        let before = self.list.load_full();
+        // Where it cannot be read, what was in force before is so still.
+        let kept = before.halts.iter().filter(|_| list.unreadable.is_some());
+        let others: Vec<_> = kept.chain(in_memory.iter().map(|own| &own.halt)).cloned().collect();
+        for halt in others {
+            if list.halts.iter().all(|other| other.halt != halt.halt) {
+                list.halts.push(halt);
+            }
+        }
+        let known = |halt: &Arc<Halt>| before.halts.iter().any(|other| other.halt == halt.halt);
+        let fresh = list.halts.iter().filter(|halt| !known(halt)).cloned().collect();
+        self.list.store(Arc::new(list));
+        fresh
+    }
+
+    /// Waits until everything that is on the disk is in the list. An error if that takes too long.
+    pub(crate) async fn current(&self) -> Result<(), String> {
+        if self.is_current() {
+            return Ok(());
+        }
+        let mut looks = self.looks.subscribe();
+        let caught_up = async {
+            while !self.is_current() {
+                // The sender lives as long as this.
+                let _ = looks.changed().await;
+            }
+        };
+        let waited = tokio::time::timeout(NEWS_MAX, caught_up).await;
+        waited.map_err(|_| "there is news of halts that the host has not read; restart it".into())
+    }
+
+    /// Whether everything that other processes have put on the disk is in the list.
+    fn is_current(&self) -> bool {
+        // In this order: a look says that it looks before it takes the news, and takes that back after the list is there.
+        let unread =
+            self.news.as_ref().is_some_and(|news| rustix::io::ioctl_fionread(news).map_or(true, |bytes| bytes > 0));
+        !unread && !self.looking.load(Ordering::SeqCst)
+    }
+
+    /// Why a call that is registered may not start, if a halt covers it.
+    pub(crate) fn refuses(&self, call: &CallState, host: HostId) -> Option<String> {
+        self.order.fetch_add(0, Ordering::AcqRel);
+        let list = self.list.load();
+        if let Some(why) = &list.unreadable {
+            return Some(format!("halted: {why}"));
+        }
+        let covers = |halt: &&Arc<Halt>| halt.scope.in_host(host).is_some_and(|scope| scope.covers(call));
+        list.halts.iter().find(covers).map(|halt| format!("halted: {}", halt.says()))
+    }
+
+    /// Why this agent's own program may not go on, if a halt covers it.
+    pub(crate) fn on_agent(&self, agent: &str) -> Option<String> {
+        let list = self.list.load();
+        let covers = list.halts.iter().find(|halt| halt.scope.covers_agent(agent)).map(|halt| halt.says());
+        covers.or_else(|| list.unreadable.clone())
+    }
+
+    /// Told whenever the list may have changed.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.looks.subscribe()
+    }
+
+    /// What is in force, and why that may not be all.
+    pub(crate) fn in_force(&self) -> (Vec<Halt>, Option<String>) {
+        let list = self.list.load();
+        (list.halts.iter().map(|halt| (**halt).clone()).collect(), list.unreadable.clone())
+    }
+
+    fn acted(&self) -> MutexGuard<'_, VecDeque<Acted>> {
+        self.acted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn in_memory(&self) -> MutexGuard<'_, Vec<Own>> {
+        self.in_memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a halt on the disk of a home that no host of this process uses. Whether it was not there.
+    #[cfg(feature = "cli")]
+    pub(crate) fn latch(&self, halt: &Halt) -> Result<bool, HaltError> {
+        self.persist(halt)
+    }
+
+    /// Takes a halt from the disk of a home that no host of this process uses.
+    #[cfg(feature = "cli")]
+    pub(crate) fn lift(&self, halt: HaltId) -> Result<Arc<Halt>, HaltError> {
+        self.remove(halt)
+    }
+
+    /// In force in this process from now on.
+    fn add(&self, halt: &Arc<Halt>) {
+        let mut in_memory = self.in_memory();
+        let list = self.list.load();
+        if list.halts.iter().all(|other| other.halt != halt.halt) {
+            in_memory.push(Own { halt: Arc::clone(halt), on_disk: false });
+            let halts = list.halts.iter().chain([halt]).cloned().collect();
+            self.list.store(Arc::new(List { halts, unreadable: list.unreadable.clone() }));
+        }
+        drop(in_memory);
+        self.looks.send_modify(|looks| *looks += 1);
+    }
+
+    /// Puts a halt on the disk. Whether it was not there.
+    fn persist(&self, halt: &Halt) -> Result<bool, HaltError> {
+        match self.folders.first() {
+            Some(folder) if self.folders.len() > 1 => {
+                let latched = folder.latch(halt)?;
+                self.in_memory().iter_mut().filter(|own| own.halt.halt == halt.halt).for_each(|own| own.on_disk = true);
+                Ok(latched)
+            }
+            // Without a home there is nothing to outlive.
+            _ => Ok(true),
+        }
+    }
+
+    /// Latches what people have dropped into the inbox. Whether there may be more in a moment.
+    fn take_dropped(&self, core: &Core) -> bool {
+        let dropped: Vec<_> = self.folders.iter().map(Folder::dropped).collect();
+        let unsettled = dropped.iter().any(|(_, unsettled)| *unsettled);
+        for (halt, path) in dropped.into_iter().flat_map(|(halts, _)| halts) {
+            match core.halt(halt) {
+                // From here on removing the dropped file changes nothing.
+                Ok(()) => drop(std::fs::remove_file(path)),
+                Err(error) => tracing::error!(%error, "a halt was dropped into the inbox, and has to stay there"),
+            }
+        }
+        unsettled
+    }
+
+    /// Takes a halt from the disk and from the list.
+    fn remove(&self, halt: HaltId) -> Result<Arc<Halt>, HaltError> {
+        let found = self.list.load().halts.iter().find(|other| other.halt == halt).cloned();
+        let found = found.ok_or(HaltError::Unknown(halt))?;
+        for folder in &self.folders {
+            folder.lift(halt)?;
+        }
+        self.in_memory().retain(|own| own.halt.halt != halt);
+        self.look();
+        Ok(found)
+    }
+}
+
+fn wait(news: Option<&OwnedFd>, most: Duration) {
+    let Some(news) = news else { return thread::sleep(most) };
+    let timeout = Timespec { tv_sec: most.as_secs().cast_signed(), tv_nsec: most.subsec_nanos().into() };
+    let mut polled = [PollFd::new(news, PollFlags::IN)];
+    if rustix::event::poll(&mut polled, Some(&timeout)).is_err() {
+        // Whatever it is, not in a loop without rest.
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+impl Core {
+    /// Halts: at once and in memory, then on the disk. The error says that it will not outlive this process.
+    ///
+    /// In force before it walks the calls, by a read-modify-write that every registered call makes as well before it looks:
+    /// whichever of the two is first, the other one sees what stands before it.
+    pub(crate) fn halt(&self, halt: Halt) -> Result<(), HaltError> {
+        let halt = Arc::new(halt);
+        drop(self.begin_halt(&halt));
+        self.latch(&halt)
+    }
+
+    /// The first half, which waits for nobody.
+    pub(crate) fn begin_halt(&self, halt: &Arc<Halt>) -> Interruption {
+        self.halts.add(halt);
+        self.stop_halted(halt)
+    }
+
+    /// The second half, which waits for the disk.
+    pub(crate) fn latch(&self, halt: &Halt) -> Result<(), HaltError> {
+        let latched = self.halts.persist(halt);
+        // Whoever has put it there enters it; if nobody could, this does.
+        if !matches!(latched, Ok(false)) {
+            self.log.record(Record::Noted(EntryKind::halted(halt, latched.is_ok())));
+        }
+        latched.map(drop)
+    }
+
+    /// Stops what a halt in the list covers. What it reached before, because it came by two ways, is part of the answer.
+    fn stop_halted(&self, halt: &Halt) -> Interruption {
+        self.halts.order.fetch_add(1, Ordering::AcqRel);
+        let Some(scope) = halt.scope.in_host(self.id) else { return Interruption::default() };
+        let mut acted = self.halts.acted();
+        let before = acted.iter().position(|acted| acted.halt == halt.halt).and_then(|at| acted.remove(at));
+        let mut calls = before.map(|acted| acted.calls).unwrap_or_default();
+        let mut left = calls.is_empty();
+        self.inventory.walk(|call| left |= scope.covers(call));
+        // Nobody has come since: there is nothing to deliver again.
+        if left {
+            let interrupt = Interrupt::new(Cause::Halted, halt.actor.clone()).reason(halt.reason.clone());
+            let interruption = self.interrupt(scope, Interrupt { halt: Some(halt.halt), ..interrupt });
+            let known: HashSet<CallId> = calls.iter().map(|(call, _)| call.id).collect();
+            calls.extend(interruption.calls.into_iter().filter(|(call, _)| !known.contains(&call.id)));
+        }
+        acted.truncate(REMEMBERED_MAX - 1);
+        acted.push_front(Acted { halt: halt.halt, at: Instant::now(), calls: calls.clone() });
+        Interruption { calls }
+    }
+
+    /// Lifts a halt: what it covered may start again, and nothing resumes.
+    pub(crate) fn lift(&self, halt: HaltId, actor: &str, reason: &str) -> Result<Halt, HaltError> {
+        let in_force = self.halts.list.load().halts.iter().find(|other| other.halt == halt).cloned();
+        let found = in_force.ok_or(HaltError::Unknown(halt))?;
+        if let Some(scope) = found.scope.in_host(self.id) {
+            let mut stopping = 0;
+            self.inventory.walk(|call| stopping += usize::from(scope.covers(call) && call.gate.is_flagged()));
+            if stopping > 0 {
+                let why = format!("{stopping} calls that it covers are still stopping (`estop ps` lists them)");
+                return Err(HaltError::StillInForce { halt, why });
+            }
+        }
+        let lifted = self.halts.remove(halt)?;
+        let (mut actor, mut reason) = (actor.to_owned(), reason.to_owned());
+        cut(&mut actor, TEXT_BYTES_MAX);
+        cut(&mut reason, TEXT_BYTES_MAX);
+        self.log.record(Record::Noted(EntryKind::Lift { halt, scope: lifted.scope.clone(), actor, reason }));
+        Ok((*lifted).clone())
+    }
+}

@@ -1,0 +1,8 @@
+//! Who may stop what, from where, and that it holds: real processes, real sockets, real `kill -9`.
+
+#[path = "../log/command.rs"]
+mod command;
+mod crisis;
+mod hosts;
+mod screens;
+mod sockets;
