@@ -77,6 +77,13 @@ fn main() {
         || (0..2_000).for_each(|_| spin(call(&durable, &echo, "echo", &hello))),
         || (0..2_000).for_each(|_| spin(call(&memory, &memory_echo, "echo", &hello))),
     );
+    compare_for(
+        "the same (caller sleeps)",
+        ROUNDS,
+        500,
+        || (0..500).for_each(|_| runtime.block_on(call(&durable, &echo, "echo", &hello))),
+        || (0..500).for_each(|_| runtime.block_on(call(&memory, &memory_echo, "echo", &hello))),
+    );
     durable.unload(&echo);
     memory.unload(&memory_echo);
     for (name, bytes) in [("small component", small()), ("echo", guests::bytes("echo"))] {
