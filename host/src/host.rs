@@ -12,12 +12,12 @@ use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::runtime;
-use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 use crate::agent::Agent;
 use crate::call::CallLimits;
+use crate::call::room::Room;
 use crate::clock::{Clock, SystemClock, nanos};
 #[cfg(feature = "control")]
 use crate::control::{Control, HostKind, PlaceError};
@@ -50,6 +50,9 @@ pub struct HostLimits {
     pub calls_max: usize,
     /// Sandboxes that exist at one time; more calls wait. Reserves about 4 GiB of address space, not memory, for each.
     pub sandboxes_max: u32,
+    /// Calls that wait for a sandbox at one time. More are refused, unless they are more urgent than the last of those that
+    /// wait, which is stopped then.
+    pub queue_max: usize,
     /// The largest linear memory that any call can be granted (bytes).
     pub memory_bytes_max: usize,
     /// The largest table of a guest (elements).
@@ -69,6 +72,7 @@ impl Default for HostLimits {
         Self {
             calls_max: 16_384,
             sandboxes_max: 1_000,
+            queue_max: 8_192,
             memory_bytes_max: 64 << 20,
             table_elements_max: 20_000,
             component_bytes_max: 64 << 20,
@@ -242,7 +246,7 @@ impl HostBuilder {
             control: std::sync::OnceLock::new(),
             preempter: Preempter::start(engine.weak(), Arc::clone(&inventory), calls_max)?,
             workers: Workers::start(workers, &io.handle)?,
-            room: Semaphore::new(self.limits.sandboxes_max as usize),
+            room: Room::new(self.limits.sandboxes_max, self.limits.queue_max),
             state_limits: Arc::new(self.call_limits.state.clone()),
             tools: Tools::new(linker),
             cache,
@@ -429,7 +433,7 @@ pub(crate) struct Core {
     pub(crate) tools: Tools,
     pub(crate) cache: Option<Cache>,
     /// Places in the pool of sandboxes.
-    pub(crate) room: Semaphore,
+    pub(crate) room: Room,
     pub(crate) limits: HostLimits,
     pub(crate) call_limits: CallLimits,
     pub(crate) state_limits: Arc<crate::transaction::StateLimits>,

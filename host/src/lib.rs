@@ -26,6 +26,7 @@
 //! | where does an interrupt go? | `interrupt.rs`; `interrupt/preempter.rs` finishes it |
 //! | what is halted, and stays so? | `interrupt/halts.rs`; `interrupt/halts/files.rs` on the disk |
 //! | who can reach the switch from outside? | `control.rs`: `server.rs` answers, `place.rs` finds hosts, `client.rs` asks |
+//! | who is let in, who waits, who gives way? | `call/room.rs`; `call/room/queue.rs` as plain data |
 //! | who polls guests? | `workers.rs`, through `call/gated.rs` |
 //! | what runs, and who finds it? | `inventory.rs`, without locks |
 //! | deadlines, epochs, fuel | `engine.rs` (the ticker), `sandbox.rs` (arming them) |
@@ -78,8 +79,8 @@ mod workers;
 
 pub use agent::{AGENT_BYTES_MAX, Agent, DEFAULT_AGENT};
 pub use call::{
-    Attachment, Call, CallBuilder, CallLimits, Commits, Effect, EffectState, End, Failure, Outcome, Output, Progress,
-    Stopped,
+    Attachment, Call, CallBuilder, CallLimits, Commits, Effect, EffectState, End, Failure, Outcome, Output,
+    PRIORITY_DEFAULT, Progress, Stopped,
 };
 pub use clock::{Clock, SystemClock};
 pub use engine::{FUEL_INTERVAL, TICK};

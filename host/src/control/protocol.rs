@@ -107,6 +107,8 @@ pub struct CallInfo {
     pub component: Option<Digest>,
     /// The call that invoked it.
     pub parent: Option<CallId>,
+    /// How urgent it is; higher is more.
+    pub priority: u8,
     /// Where it stands.
     pub state: CallPhase,
     /// Since it was registered (µs).

@@ -370,6 +370,7 @@ impl Desk {
             tool: call.tool.to_string(),
             component: call.component,
             parent: call.parent.as_ref().map(|parent| parent.id),
+            priority: call.priority,
             state: phase(call, stopped.as_ref()),
             age_us: ago(call.live.registered_ns),
             time_left_us: call.has_started().then(|| deadline_ns.saturating_sub(now_ns) / 1000),
