@@ -6,7 +6,7 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
@@ -27,13 +27,14 @@ use crate::hostcalls;
 use crate::ids::{HaltId, HostId};
 use crate::interrupt::halts::{Halt, HaltError, HaltScope, Halts};
 use crate::interrupt::preempter::Preempter;
-use crate::interrupt::{Cause, HOST_ACTOR, Interrupt, Interruption, Scope};
+use crate::interrupt::{Interrupt, Interruption, Scope};
 use crate::inventory::Inventory;
 use crate::log::writer::{Pen, Writer};
 use crate::log::{Entry, Log, alternate};
 use crate::observer::{Observer, Observers};
 use crate::sandbox::CallCtx;
 use crate::secret::SecretError;
+use crate::shutdown::{Closing, Hook, SHUTDOWN_HOOKS_MAX};
 use crate::store::memory::Memory;
 use crate::store::{Store, StoreError};
 use crate::tools::cache::Cache;
@@ -98,6 +99,9 @@ pub enum BuildError {
     /// The store cannot be written.
     #[error("cannot begin: {0}")]
     Store(#[from] StoreError),
+    /// More hooks than a shutdown may have.
+    #[error("{0} hooks for the shutdown are too many: at most {SHUTDOWN_HOOKS_MAX}; put several things into one")]
+    Hooks(usize),
     /// The cache's key cannot be used.
     #[error(transparent)]
     Cache(#[from] SecretError),
@@ -119,6 +123,8 @@ pub struct HostBuilder {
     shared: Shared,
     limits: HostLimits,
     call_limits: CallLimits,
+    shutdown_grace: Duration,
+    hooks: Vec<Hook>,
     #[cfg(feature = "control")]
     offered: Option<HostKind>,
 }
@@ -196,6 +202,28 @@ impl HostBuilder {
         self
     }
 
+    /// How long cooperative tools may tidy up at a [shutdown](Host::shutdown). None by default.
+    #[must_use]
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.shutdown_grace = grace;
+        self
+    }
+
+    /// Is run at a [shutdown](Host::shutdown), when everything has been stopped and released, and before the log is closed.
+    /// Hooks run one after the other, as they were registered, each on a thread and a runtime of its own, so that they may
+    /// block. One that has not come to its end within its budget is left behind and named. Not run if the host is only
+    /// dropped. At most [`SHUTDOWN_HOOKS_MAX`](crate::SHUTDOWN_HOOKS_MAX).
+    #[must_use]
+    pub fn on_shutdown<F: Future<Output = ()> + 'static>(
+        mut self,
+        name: impl Into<String>,
+        budget: Duration,
+        hook: impl FnOnce() -> F + Send + 'static,
+    ) -> Self {
+        self.hooks.push(Hook::new(name.into(), budget, hook));
+        self
+    }
+
     /// What a call gets that does not ask for less.
     #[must_use]
     pub fn call_limits(mut self, limits: CallLimits) -> Self {
@@ -208,6 +236,9 @@ impl HostBuilder {
     /// # Errors
     /// Wasmtime refuses the configuration, an interface does not link, or a thread cannot be started.
     pub fn build(mut self) -> Result<Host, BuildError> {
+        if self.hooks.len() > SHUTDOWN_HOOKS_MAX {
+            return Err(BuildError::Hooks(self.hooks.len()));
+        }
         // Beyond the host's own limit `memory.grow` would answer -1, and nobody would be told why the call ended.
         self.call_limits.memory_bytes_max = self.call_limits.memory_bytes_max.min(self.limits.memory_bytes_max);
         let workers = match self.limits.workers {
@@ -252,6 +283,7 @@ impl HostBuilder {
             cache,
             ticker: Ticker::new(),
             closing: AtomicBool::new(false),
+            closing_down: Closing { grace: self.shutdown_grace, hooks: Mutex::new(self.hooks) },
             shared: Arc::new(self.shared),
             store: self.store,
             clock: self.clock,
@@ -299,6 +331,8 @@ impl Host {
             shared: Shared::new(),
             limits: HostLimits::default(),
             call_limits: CallLimits::default(),
+            shutdown_grace: Duration::ZERO,
+            hooks: Vec::new(),
             #[cfg(feature = "control")]
             offered: None,
         }
@@ -337,19 +371,8 @@ impl Host {
         self.open.core.interrupt(scope, interrupt)
     }
 
-    /// Lets nothing new begin, stops what runs, and waits until all of it is released and in the log, and the log is
-    /// signed and closed. Without a bound of its own: a host function that never returns keeps its call, and this.
-    pub async fn shutdown(&self) {
-        if let Some(interruption) = self.open.close() {
-            interruption.released().await;
-        }
-        self.open.core.log.stop();
-        self.open.core.log.ended().await;
-        // Operators see it until nothing of it is left to see.
-        #[cfg(feature = "control")]
-        if let Some(control) = self.open.core.control.get() {
-            control.end().await;
-        }
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.open.core
     }
 
     /// Halts what the scope covers: stops it at once, and refuses it in every host of this home and after every restart,
@@ -402,19 +425,9 @@ impl Host {
     }
 }
 
-impl Open {
-    /// Lets nobody in any more, and stops what is in.
-    fn close(&self) -> Option<Interruption> {
-        self.core.closing.swap(true, Ordering::AcqRel);
-        // Whoever registers after this look finds the host closing. There is nothing to stop, and nothing to enter.
-        let shutdown = || self.core.interrupt(Scope::Everything, Interrupt::new(Cause::Shutdown, HOST_ACTOR));
-        (self.core.inventory.live() > 0).then(shutdown)
-    }
-}
-
 impl Drop for Open {
     fn drop(&mut self) {
-        self.close();
+        self.core.close(Duration::ZERO);
     }
 }
 
@@ -440,6 +453,7 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     pub(crate) io: IoThread,
     pub(crate) closing: AtomicBool,
+    pub(crate) closing_down: Closing,
     pub(crate) halts: Halts,
     #[cfg(feature = "control")]
     control: std::sync::OnceLock<Control>,
@@ -448,6 +462,13 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn now_ns(&self) -> u64 {
         nanos(self.clock.monotonic())
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) async fn end_control(&self) {
+        if let Some(control) = self.control.get() {
+            control.end().await;
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::call::{CallState, Commits, Effect, End, Outcome};
 use crate::ids::{CallId, HaltId, HostId, InterruptId};
 use crate::interrupt::halts::{Halt, HaltScope};
 use crate::interrupt::{Cause, Delivered, Reached, Scope};
+use crate::shutdown::HookCut;
 use crate::tools::Digest;
 use crate::transaction::Size;
 
@@ -156,6 +157,15 @@ pub enum EntryKind {
     },
     /// A host process has closed the store, with nothing left to enter.
     Closed,
+    /// A host was shut down, and not everything came to its end within its bound.
+    Cut {
+        /// Calls that were stopped and not released.
+        unconfirmed: u64,
+        /// Which, up to a bound.
+        calls: Vec<CallId>,
+        /// Hooks of the shutdown that were left behind.
+        hooks: Vec<HookCut>,
+    },
     /// A host process ended without closing the store.
     Died {
         /// Which host.
