@@ -59,7 +59,7 @@ pub(crate) enum Operation {
 
 /// An operation whose input was checked.
 enum Work {
-    Call(String),
+    Call(Arc<String>),
     Describe(oneshot::Sender<Vec<wit::Spec>>),
 }
 
@@ -105,6 +105,8 @@ pub(crate) async fn drive(core: Arc<Core>, call: Arc<CallState>, request: Reques
     let outcome = Arc::new(outcome);
     core.log.record(Record::Ended(EntryKind::ended(&call, &outcome)));
     core.inventory.release(&call);
+    #[cfg(feature = "control")]
+    call.live.set_input(None);
     call.finish(outcome);
 }
 
@@ -128,7 +130,10 @@ async fn carry_out<'a>(
     let work = match operation {
         Operation::Describe(answer) => Work::Describe(answer),
         Operation::Call(input) => {
-            Work::Call(checked_input(core, component.as_ref(), &call.tool, input, &limits).await?)
+            let input = Arc::new(checked_input(core, component.as_ref(), &call.tool, input, &limits).await?);
+            #[cfg(feature = "control")]
+            call.live.set_input(Some(Arc::clone(&input)));
+            Work::Call(input)
         }
     };
     let place = core.let_in(call, code.places).await.map_err(|full| Fault::Refused(full.to_string()))?;

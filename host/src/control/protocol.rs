@@ -138,6 +138,27 @@ pub struct CallInfo {
     pub stopped: Option<StoppedBy>,
 }
 
+/// Everything about one call: `GET /v1/calls/{call}`. With `?input=true` also what it was asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Shown {
+    /// As in lists.
+    #[serde(flatten)]
+    pub call: CallInfo,
+    /// What it was asked, once that has been checked.
+    pub input: Option<InputInfo>,
+}
+
+/// The input of a call.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InputInfo {
+    /// Its length as JSON text.
+    pub bytes: u64,
+    /// SHA-256 of the text, in hexadecimal digits.
+    pub sha256: String,
+    /// The text, if it was asked for: at most its first mebibyte.
+    pub text: Option<String>,
+}
+
 /// See [`Progress`](crate::Progress).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProgressInfo {
