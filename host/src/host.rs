@@ -392,10 +392,24 @@ impl Host {
         self.open.core.halt(halt.clone()).map(|()| halt)
     }
 
+    /// Halts what the scope covers for good: it cannot be lifted. State and log of what is retired are kept.
+    ///
+    /// # Errors
+    /// As [`halt`](Self::halt).
+    pub fn retire(
+        &self,
+        scope: HaltScope,
+        actor: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Result<Halt, HaltError> {
+        let halt = Halt::new(scope, actor, reason).permanent();
+        self.open.core.halt(halt.clone()).map(|()| halt)
+    }
+
     /// Lifts a halt: what it covered may start again. Nothing resumes.
     ///
     /// # Errors
-    /// There is no such halt, something that it covers is still stopping, or its file cannot be removed.
+    /// There is no such halt, it is for good, something that it covers is still stopping, or its file cannot be removed.
     pub fn lift(&self, halt: HaltId, actor: &str, reason: &str) -> Result<Halt, HaltError> {
         self.open.core.lift(halt, actor, reason)
     }

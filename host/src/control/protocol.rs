@@ -212,6 +212,9 @@ pub struct HaltRequest {
     /// If it was latched elsewhere already.
     #[serde(default)]
     pub halt: Option<HaltId>,
+    /// Never to be lifted: what it covers is retired.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub permanent: bool,
 }
 
 fn everything() -> HaltScope {

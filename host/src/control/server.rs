@@ -229,10 +229,10 @@ async fn halt(
     body: Bytes,
 ) -> Result<Json<Answer>, Refused> {
     peer.asked.set();
-    let HaltRequest { scope, reason, halt } = parse(&body)?;
+    let HaltRequest { scope, reason, halt, permanent } = parse(&body)?;
     let core = desk.core()?;
     let new = Halt::new(scope, &*peer.name, reason);
-    let new = Arc::new(Halt { halt: halt.unwrap_or(new.halt), ..new });
+    let new = Arc::new(Halt { halt: halt.unwrap_or(new.halt), permanent, ..new });
     // At once, and before anything that could wait.
     let began = Instant::now();
     let interruption = core.begin_halt(&new);

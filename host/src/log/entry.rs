@@ -111,6 +111,9 @@ pub enum EntryKind {
         since: SystemTime,
         /// Whether it is on the disk. Otherwise it is in force in this host's process only.
         latched: bool,
+        /// It is never lifted: what it covers is retired.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        permanent: bool,
     },
     /// A halt was lifted. Nothing resumes.
     Lift {
@@ -373,8 +376,8 @@ impl EntryKind {
     }
 
     pub(crate) fn halted(halt: &Halt, latched: bool) -> Self {
-        let Halt { halt, scope, actor, reason, at } = halt.clone();
-        EntryKind::Halt { halt, scope, actor, reason, since: at, latched }
+        let Halt { halt, scope, actor, reason, at, permanent } = halt.clone();
+        EntryKind::Halt { halt, scope, actor, reason, since: at, latched, permanent }
     }
 
     pub(crate) fn interrupted(delivered: &Delivered, reached: usize, calls: &[(CallId, Reached)]) -> Self {

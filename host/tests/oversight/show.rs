@@ -81,3 +81,37 @@ fn a_halt_is_shown_with_what_the_log_has_about_it() {
     assert_eq!(kinds, ["halt", "lift"]);
     machine.estop(&["show", "halt-01ARZ3NDEKTSV4RRFFQ69G5FAV"]).has(2, &["nobody knows"]);
 }
+
+/// For good, for a reason, on purpose, and in this home.
+#[test]
+fn what_is_retired_is_never_let_in_again() {
+    let machine = Machine::new();
+    let (run, neighbour) = (machine.run("a"), machine.run("b"));
+    let elsewhere = machine.embedded_on(&machine.folder().join("elsewhere"), "a", 1);
+    machine.estop(&["retire", "--agent", "a"]).has(2, &["--reason"]);
+    machine.estop(&["retire", "--reason", "x"]).has(2, &["--agent"]);
+    machine.estop(&["retire", "--agent", "a", "--reason", " "]).has(2, &["for a reason"]);
+    machine.estop(&["retire", "--agent", "a", "--reason", "superseded"]).has(2, &["--yes"]);
+    assert_eq!(machine.ps()["calls"].as_array().unwrap().len(), 3, "something was stopped without being meant");
+
+    let retired = machine.estop(&["retire", "--agent", "a", "--reason", "superseded", "--yes"]).has(0, &[]);
+    assert!(retired.stdout.contains("agent a is retired for good"), "{}", retired.stdout);
+    assert_eq!(run.ended().code, Some(11));
+    machine.short("a").has(6, &["agent a was retired for good by", "superseded", "nothing lifts it"]);
+    machine.short("b").has(0, &[]);
+    let halts = machine.estop(&["halts", "--json"]).has(0, &[]).json();
+    assert_eq!((&halts["permanent"], &halts["scope"]), (&json!(true), &json!({ "agent": "a" })));
+    let halt = halts["halt"].as_str().unwrap();
+    machine.estop(&["lift", halt, "--reason", "please"]).has(6, &["never lifted", "superseded"]);
+    machine.short("a").has(6, &["retired"]);
+    assert!(machine.estop(&["ps"]).has(0, &[]).stdout.contains("HALTED agent a was retired for good"));
+    assert!(machine.estop(&["show", halt]).has(0, &[]).stdout.contains("retired for good by"));
+    machine.estop(&["log", "verify"]).has(0, &[]);
+
+    // The same name in another home, and others in this one, go on.
+    let left = machine.ps()["calls"].as_array().unwrap().len();
+    assert_eq!(left, 2);
+    machine.estop(&["halt", "--all"]).has(0, &[]);
+    assert_eq!(neighbour.ended().code, Some(11));
+    assert!(elsewhere.ended().stdout.contains("closed"));
+}

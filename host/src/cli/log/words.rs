@@ -40,8 +40,9 @@ pub(in crate::cli) fn tell(entry: &Value) -> String {
         }
         "halt" => {
             let latched = if entry["latched"] == true { "" } else { ", NOT on the disk" };
+            let retired = if entry["permanent"] == true { " retired for good" } else { "" };
             format!(
-                "{} {} by {}{}{latched}",
+                "{} {}{retired} by {}{}{latched}",
                 text("halt"),
                 scope(&entry["scope"]),
                 text("actor"),
