@@ -8,6 +8,7 @@ mod gated;
 mod limits;
 pub(crate) mod live;
 pub(crate) mod outcome;
+pub(crate) mod room;
 mod state;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,13 +18,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::{SemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 pub(crate) use self::builder::Request;
-pub use self::builder::{Call, CallBuilder};
+pub use self::builder::{Call, CallBuilder, PRIORITY_DEFAULT};
 use self::gated::{Ended, Gated};
 pub use self::limits::CallLimits;
 pub use self::outcome::{Attachment, Commits, Effect, EffectState, End, Failure, Outcome, Output, Stopped};
+use self::room::Place;
 pub(crate) use self::state::{CallState, Identity};
 use crate::agent;
 use crate::gate::Ticket;
@@ -57,7 +59,7 @@ pub(crate) enum Operation {
 
 /// An operation whose input was checked.
 enum Work {
-    Call(String),
+    Call(Arc<String>),
     Describe(oneshot::Sender<Vec<wit::Spec>>),
 }
 
@@ -88,7 +90,7 @@ const CHECK_HERE_MAX: usize = 256 << 10;
 #[derive(Default)]
 struct Run<'a> {
     sandbox: Option<Sandbox>,
-    room: Option<SemaphorePermit<'a>>,
+    room: Option<Place<'a>>,
     started_ns: Option<u64>,
 }
 
@@ -103,6 +105,8 @@ pub(crate) async fn drive(core: Arc<Core>, call: Arc<CallState>, request: Reques
     let outcome = Arc::new(outcome);
     core.log.record(Record::Ended(EntryKind::ended(&call, &outcome)));
     core.inventory.release(&call);
+    #[cfg(feature = "control")]
+    call.live.set_input(None);
     call.finish(outcome);
 }
 
@@ -113,7 +117,7 @@ async fn carry_out<'a>(
     request: Request,
     run: &mut Run<'a>,
 ) -> Result<Answer, Fault> {
-    let Request { code, component, operation, name, limits, refused } = request;
+    let Request { code, component, operation, name, limits, refused, .. } = request;
     if let Some(why) = refused {
         return Err(Fault::Refused(why));
     }
@@ -126,11 +130,14 @@ async fn carry_out<'a>(
     let work = match operation {
         Operation::Describe(answer) => Work::Describe(answer),
         Operation::Call(input) => {
-            Work::Call(checked_input(core, component.as_ref(), &call.tool, input, &limits).await?)
+            let input = Arc::new(checked_input(core, component.as_ref(), &call.tool, input, &limits).await?);
+            #[cfg(feature = "control")]
+            call.live.set_input(Some(Arc::clone(&input)));
+            Work::Call(input)
         }
     };
-    // Fails only if the semaphore is closed, and nothing closes it.
-    run.room = core.room.acquire_many(code.places).await.ok();
+    let place = core.let_in(call, code.places).await.map_err(|full| Fault::Refused(full.to_string()))?;
+    run.room = Some(place);
 
     let started_ns = core.now_ns();
     run.started_ns = Some(started_ns);

@@ -15,6 +15,7 @@ mod log;
 mod new;
 mod ps;
 mod quantity;
+mod retire;
 mod run;
 mod show;
 mod signals;
@@ -51,6 +52,7 @@ enum Command {
     Halts(halt::ListArgs),
     #[command(alias = "reset")]
     Lift(halt::LiftArgs),
+    Retire(retire::Args),
     Drill(drill::Args),
     Show(show::Args),
     Log(log::Args),
@@ -81,6 +83,7 @@ pub fn main() -> ProcessExitCode {
         Command::Ps(args) => ps::main(&args),
         Command::Halts(args) => halt::list(&args),
         Command::Lift(args) => halt::lift(&args),
+        Command::Retire(args) => retire::main(&args),
         Command::Drill(args) => drill::main(args),
         Command::Show(args) => show::main(args),
         Command::Log(args) => log::main(args),

@@ -11,6 +11,7 @@ mod connections;
 pub mod place;
 pub mod protocol;
 mod server;
+mod show;
 
 use std::sync::Mutex;
 

@@ -6,18 +6,18 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::runtime;
-use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 use crate::agent::Agent;
 use crate::call::CallLimits;
+use crate::call::room::Room;
 use crate::clock::{Clock, SystemClock, nanos};
 #[cfg(feature = "control")]
 use crate::control::{Control, HostKind, PlaceError};
@@ -27,13 +27,14 @@ use crate::hostcalls;
 use crate::ids::{HaltId, HostId};
 use crate::interrupt::halts::{Halt, HaltError, HaltScope, Halts};
 use crate::interrupt::preempter::Preempter;
-use crate::interrupt::{Cause, HOST_ACTOR, Interrupt, Interruption, Scope};
+use crate::interrupt::{Interrupt, Interruption, Scope};
 use crate::inventory::Inventory;
 use crate::log::writer::{Pen, Writer};
 use crate::log::{Entry, Log, alternate};
 use crate::observer::{Observer, Observers};
 use crate::sandbox::CallCtx;
 use crate::secret::SecretError;
+use crate::shutdown::{Closing, Hook, SHUTDOWN_HOOKS_MAX};
 use crate::store::memory::Memory;
 use crate::store::{Store, StoreError};
 use crate::tools::cache::Cache;
@@ -50,6 +51,9 @@ pub struct HostLimits {
     pub calls_max: usize,
     /// Sandboxes that exist at one time; more calls wait. Reserves about 4 GiB of address space, not memory, for each.
     pub sandboxes_max: u32,
+    /// Calls that wait for a sandbox at one time. More are refused, unless they are more urgent than the last of those that
+    /// wait, which is stopped then.
+    pub queue_max: usize,
     /// The largest linear memory that any call can be granted (bytes).
     pub memory_bytes_max: usize,
     /// The largest table of a guest (elements).
@@ -69,6 +73,7 @@ impl Default for HostLimits {
         Self {
             calls_max: 16_384,
             sandboxes_max: 1_000,
+            queue_max: 8_192,
             memory_bytes_max: 64 << 20,
             table_elements_max: 20_000,
             component_bytes_max: 64 << 20,
@@ -94,6 +99,9 @@ pub enum BuildError {
     /// The store cannot be written.
     #[error("cannot begin: {0}")]
     Store(#[from] StoreError),
+    /// More hooks than a shutdown may have.
+    #[error("{0} hooks for the shutdown are too many: at most {SHUTDOWN_HOOKS_MAX}; put several things into one")]
+    Hooks(usize),
     /// The cache's key cannot be used.
     #[error(transparent)]
     Cache(#[from] SecretError),
@@ -115,6 +123,8 @@ pub struct HostBuilder {
     shared: Shared,
     limits: HostLimits,
     call_limits: CallLimits,
+    shutdown_grace: Duration,
+    hooks: Vec<Hook>,
     #[cfg(feature = "control")]
     offered: Option<HostKind>,
 }
@@ -192,6 +202,28 @@ impl HostBuilder {
         self
     }
 
+    /// How long cooperative tools may tidy up at a [shutdown](Host::shutdown). None by default.
+    #[must_use]
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.shutdown_grace = grace;
+        self
+    }
+
+    /// Is run at a [shutdown](Host::shutdown), when everything has been stopped and released, and before the log is closed.
+    /// Hooks run one after the other, as they were registered, each on a thread and a runtime of its own, so that they may
+    /// block. One that has not come to its end within its budget is left behind and named. Not run if the host is only
+    /// dropped. At most [`SHUTDOWN_HOOKS_MAX`](crate::SHUTDOWN_HOOKS_MAX).
+    #[must_use]
+    pub fn on_shutdown<F: Future<Output = ()> + 'static>(
+        mut self,
+        name: impl Into<String>,
+        budget: Duration,
+        hook: impl FnOnce() -> F + Send + 'static,
+    ) -> Self {
+        self.hooks.push(Hook::new(name.into(), budget, hook));
+        self
+    }
+
     /// What a call gets that does not ask for less.
     #[must_use]
     pub fn call_limits(mut self, limits: CallLimits) -> Self {
@@ -204,6 +236,9 @@ impl HostBuilder {
     /// # Errors
     /// Wasmtime refuses the configuration, an interface does not link, or a thread cannot be started.
     pub fn build(mut self) -> Result<Host, BuildError> {
+        if self.hooks.len() > SHUTDOWN_HOOKS_MAX {
+            return Err(BuildError::Hooks(self.hooks.len()));
+        }
         // Beyond the host's own limit `memory.grow` would answer -1, and nobody would be told why the call ended.
         self.call_limits.memory_bytes_max = self.call_limits.memory_bytes_max.min(self.limits.memory_bytes_max);
         let workers = match self.limits.workers {
@@ -242,12 +277,13 @@ impl HostBuilder {
             control: std::sync::OnceLock::new(),
             preempter: Preempter::start(engine.weak(), Arc::clone(&inventory), calls_max)?,
             workers: Workers::start(workers, &io.handle)?,
-            room: Semaphore::new(self.limits.sandboxes_max as usize),
+            room: Room::new(self.limits.sandboxes_max, self.limits.queue_max),
             state_limits: Arc::new(self.call_limits.state.clone()),
             tools: Tools::new(linker),
             cache,
             ticker: Ticker::new(),
             closing: AtomicBool::new(false),
+            closing_down: Closing { grace: self.shutdown_grace, hooks: Mutex::new(self.hooks) },
             shared: Arc::new(self.shared),
             store: self.store,
             clock: self.clock,
@@ -295,6 +331,8 @@ impl Host {
             shared: Shared::new(),
             limits: HostLimits::default(),
             call_limits: CallLimits::default(),
+            shutdown_grace: Duration::ZERO,
+            hooks: Vec::new(),
             #[cfg(feature = "control")]
             offered: None,
         }
@@ -333,19 +371,8 @@ impl Host {
         self.open.core.interrupt(scope, interrupt)
     }
 
-    /// Lets nothing new begin, stops what runs, and waits until all of it is released and in the log, and the log is
-    /// signed and closed. Without a bound of its own: a host function that never returns keeps its call, and this.
-    pub async fn shutdown(&self) {
-        if let Some(interruption) = self.open.close() {
-            interruption.released().await;
-        }
-        self.open.core.log.stop();
-        self.open.core.log.ended().await;
-        // Operators see it until nothing of it is left to see.
-        #[cfg(feature = "control")]
-        if let Some(control) = self.open.core.control.get() {
-            control.end().await;
-        }
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.open.core
     }
 
     /// Halts what the scope covers: stops it at once, and refuses it in every host of this home and after every restart,
@@ -365,10 +392,24 @@ impl Host {
         self.open.core.halt(halt.clone()).map(|()| halt)
     }
 
+    /// Halts what the scope covers for good: it cannot be lifted. State and log of what is retired are kept.
+    ///
+    /// # Errors
+    /// As [`halt`](Self::halt).
+    pub fn retire(
+        &self,
+        scope: HaltScope,
+        actor: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Result<Halt, HaltError> {
+        let halt = Halt::new(scope, actor, reason).permanent();
+        self.open.core.halt(halt.clone()).map(|()| halt)
+    }
+
     /// Lifts a halt: what it covered may start again. Nothing resumes.
     ///
     /// # Errors
-    /// There is no such halt, something that it covers is still stopping, or its file cannot be removed.
+    /// There is no such halt, it is for good, something that it covers is still stopping, or its file cannot be removed.
     pub fn lift(&self, halt: HaltId, actor: &str, reason: &str) -> Result<Halt, HaltError> {
         self.open.core.lift(halt, actor, reason)
     }
@@ -398,19 +439,9 @@ impl Host {
     }
 }
 
-impl Open {
-    /// Lets nobody in any more, and stops what is in.
-    fn close(&self) -> Option<Interruption> {
-        self.core.closing.swap(true, Ordering::AcqRel);
-        // Whoever registers after this look finds the host closing. There is nothing to stop, and nothing to enter.
-        let shutdown = || self.core.interrupt(Scope::Everything, Interrupt::new(Cause::Shutdown, HOST_ACTOR));
-        (self.core.inventory.live() > 0).then(shutdown)
-    }
-}
-
 impl Drop for Open {
     fn drop(&mut self) {
-        self.close();
+        self.core.close(Duration::ZERO);
     }
 }
 
@@ -429,13 +460,14 @@ pub(crate) struct Core {
     pub(crate) tools: Tools,
     pub(crate) cache: Option<Cache>,
     /// Places in the pool of sandboxes.
-    pub(crate) room: Semaphore,
+    pub(crate) room: Room,
     pub(crate) limits: HostLimits,
     pub(crate) call_limits: CallLimits,
     pub(crate) state_limits: Arc<crate::transaction::StateLimits>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) io: IoThread,
     pub(crate) closing: AtomicBool,
+    pub(crate) closing_down: Closing,
     pub(crate) halts: Halts,
     #[cfg(feature = "control")]
     control: std::sync::OnceLock<Control>,
@@ -444,6 +476,13 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn now_ns(&self) -> u64 {
         nanos(self.clock.monotonic())
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) async fn end_control(&self) {
+        if let Some(control) = self.control.get() {
+            control.end().await;
+        }
     }
 }
 

@@ -207,7 +207,6 @@ impl Interruption {
         self.calls.iter().map(|(call, reached)| (call.id, *reached))
     }
 
-    #[cfg(feature = "control")]
     pub(crate) fn calls(&self) -> impl Iterator<Item = (&Arc<CallState>, Reached)> {
         self.calls.iter().map(|(call, reached)| (call, *reached))
     }

@@ -25,7 +25,9 @@
 //! | where do worker, interrupt and commit meet? | `gate.rs`, one atomic word; model-checked in `tests/tests/gate_model.rs` |
 //! | where does an interrupt go? | `interrupt.rs`; `interrupt/preempter.rs` finishes it |
 //! | what is halted, and stays so? | `interrupt/halts.rs`; `interrupt/halts/files.rs` on the disk |
+//! | how does a host end? | `shutdown.rs` |
 //! | who can reach the switch from outside? | `control.rs`: `server.rs` answers, `place.rs` finds hosts, `client.rs` asks |
+//! | who is let in, who waits, who gives way? | `call/room.rs`; `call/room/queue.rs` as plain data |
 //! | who polls guests? | `workers.rs`, through `call/gated.rs` |
 //! | what runs, and who finds it? | `inventory.rs`, without locks |
 //! | deadlines, epochs, fuel | `engine.rs` (the ticker), `sandbox.rs` (arming them) |
@@ -69,6 +71,7 @@ pub mod log;
 mod observer;
 mod sandbox;
 mod secret;
+mod shutdown;
 pub mod store;
 mod sync;
 mod tools;
@@ -78,8 +81,8 @@ mod workers;
 
 pub use agent::{AGENT_BYTES_MAX, Agent, DEFAULT_AGENT};
 pub use call::{
-    Attachment, Call, CallBuilder, CallLimits, Commits, Effect, EffectState, End, Failure, Outcome, Output, Progress,
-    Stopped,
+    Attachment, Call, CallBuilder, CallLimits, Commits, Effect, EffectState, End, Failure, Outcome, Output,
+    PRIORITY_DEFAULT, Progress, Stopped,
 };
 pub use clock::{Clock, SystemClock};
 pub use engine::{FUEL_INTERVAL, TICK};
@@ -91,6 +94,7 @@ pub use interrupt::{Cause, Interrupt, Interruption, Reached, Scope};
 pub use observer::Observer;
 pub use sandbox::{CallCtx, EffectGuard, TooManyEffects};
 pub use secret::SecretError;
+pub use shutdown::{HookCut, SHUTDOWN_HOOKS_MAX, SHUTDOWN_LOGGED_WITHIN, SHUTDOWN_RELEASED_WITHIN, Shutdown};
 pub use tools::{AdmissionError, Component, Digest, Hints, LoadError, Source, ToolInfo};
 pub use transaction::{Size, StateLimits};
 /// The version that an embedder's interfaces have to be generated with.

@@ -116,7 +116,10 @@ pub(crate) struct Log {
     /// The writer waits without a time-out.
     asleep: AtomicBool,
     stop: AtomicBool,
-    ended: watch::Sender<bool>,
+    /// Something is left that this host will not enter.
+    unfinished: AtomicBool,
+    /// Whether the writer has ended, and with nothing left to enter.
+    ended: watch::Sender<Option<bool>>,
     writer: OnceLock<Thread>,
     wall_ns: Box<dyn Fn() -> u64 + Send + Sync>,
 }
@@ -140,7 +143,8 @@ impl Log {
             alternate: Alternate::new(calls_max.max(256)),
             asleep: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            ended: watch::Sender::new(false),
+            unfinished: AtomicBool::new(false),
+            ended: watch::Sender::new(None),
             writer: OnceLock::new(),
             wall_ns,
         }
@@ -231,10 +235,18 @@ impl Log {
         self.unpark();
     }
 
-    /// Waits until the writer has ended.
-    pub(crate) async fn ended(&self) {
+    /// The same. If not `all` has come to its end, the log does not say that nothing is left.
+    pub(crate) fn stop_with(&self, all: bool) {
+        if !all {
+            self.unfinished.store(true, Ordering::Release);
+        }
+        self.stop();
+    }
+
+    /// Waits until the writer has ended. Whether everything is in the store.
+    pub(crate) async fn ended(&self) -> bool {
         // The sender lives as long as the log.
-        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+        self.ended.subscribe().wait_for(Option::is_some).await.is_ok_and(|ended| *ended == Some(true))
     }
 
     fn unpark(&self) {

@@ -84,6 +84,11 @@ impl Held {
         self.inner.reads.reached(times).await;
     }
 
+    /// How many reads have begun, all in all.
+    pub fn reads(&self) -> u64 {
+        self.inner.reads.get()
+    }
+
     fn set(&self, hold: Hold) {
         *self.inner.commits.lock().unwrap_or_else(PoisonError::into_inner) = hold;
         self.inner.released.notify_all();

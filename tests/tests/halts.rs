@@ -102,6 +102,52 @@ async fn a_halt_holds_across_restarts_until_it_is_lifted() {
     assert_eq!((&stop["halt"], &stop["cause"]), (&entered["halt"], &json!("halted")));
 }
 
+/// "Retiring an agent or a tool for good keeps its evidence": it is stopped and refused, also after a restart; nothing lifts
+/// it; and what it has kept, and the log, are there.
+#[tokio::test]
+async fn what_is_retired_stays_so_and_keeps_what_it_has_left() {
+    let home = home::temporary();
+    let first = host(&home);
+    let (kv, runaway) = (load(&first, "kv").await, load(&first, "runaway").await);
+    let set = first.agent("a").call(&kv, "set", json!({ "key": "k", "value": 7 })).start();
+    completed(&within(set.outcome()).await);
+    let spinning = spin(&first, &runaway, "a");
+    let retired = first.retire(HaltScope::Agent("a".into()), "alice", "superseded").expect("it is on the disk");
+    halted(&*within(spinning.outcome()).await);
+    let told = ["retired: agent a was retired for good by alice", "superseded", "nothing lifts it"];
+    refused(&*get(&first, &kv, "a", "k").await, &told);
+    let refuse = |host: &Host| {
+        let error = host.lift(retired.halt, "bob", "please").expect_err("it is for good");
+        assert!(matches!(error, HaltError::Retired { .. }), "{error}");
+        let error = error.to_string();
+        for word in ["never lifted", "superseded", "halts/latched"] {
+            assert!(error.contains(word), "`{word}` is not in: {error}");
+        }
+    };
+    refuse(&first);
+    completed(&get(&first, &kv, "b", "k").await);
+    within(first.shutdown()).await;
+
+    let second = host(&home);
+    let kv = load(&second, "kv").await;
+    refuse(&second);
+    refused(&*get(&second, &kv, "a", "k").await, &told);
+    assert!(second.halts()[0].permanent);
+    let log = log(&second).await;
+    let entries: Vec<_> = log.iter().filter(|entry| entry["kind"] == "halt" || entry["kind"] == "lift").collect();
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    assert_eq!((&entries[0]["permanent"], &entries[0]["latched"]), (&json!(true), &json!(true)));
+    assert!(log.iter().any(|entry| entry["kind"] == "commit" && entry["agent"] == "a"));
+    // By hand, as the documentation says: what it had kept is there.
+    fs::remove_file(halts(home.home()).join(format!("latched/{}.json", retired.halt))).expect("it is there");
+    in_force(&second, 0).await;
+    assert_eq!(completed(&get(&second, &kv, "a", "k").await)["value"], 7);
+    // A halt that can be lifted says nothing of it, so that files and entries are what they were.
+    let halt = second.halt(HaltScope::Agent("b".into()), "alice", "").expect("a halt");
+    let file = fs::read_to_string(halts(home.home()).join(format!("latched/{}.json", halt.halt))).expect("it is there");
+    assert!(!file.contains("permanent"), "{file}");
+}
+
 /// Promise 5: a halt covers what it names and nothing else.
 #[tokio::test]
 async fn a_halt_covers_what_it_names() {

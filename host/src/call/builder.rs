@@ -19,6 +19,9 @@ use crate::tools::{Code, Component};
 /// For what the host itself asks of a component, such as its tools.
 const INTERNAL_DEADLINE_MAX: Duration = Duration::from_secs(10);
 
+/// How urgent a call is that does not say, and what the host itself asks of a component.
+pub const PRIORITY_DEFAULT: u8 = 100;
+
 /// A call that has not been started. Nothing happens until [`start`](Self::start).
 #[must_use = "a call does nothing until it is started"]
 pub struct CallBuilder {
@@ -36,6 +39,7 @@ pub(crate) struct Request {
     pub(crate) name: Arc<str>,
     pub(crate) operation: Operation,
     pub(crate) limits: CallLimits,
+    pub(crate) priority: u8,
     pub(crate) refused: Option<String>,
 }
 
@@ -49,6 +53,7 @@ impl CallBuilder {
             component: Some(component),
             operation: Operation::Call(input),
             limits: core.call_limits.clone(),
+            priority: PRIORITY_DEFAULT,
             refused: None,
         };
         let reserved = (*agent == *HOST_ACTOR).then(|| format!("the agent's name `{HOST_ACTOR}` is the host's own"));
@@ -59,7 +64,8 @@ impl CallBuilder {
     pub(crate) fn internal(core: Arc<Core>, code: Arc<Code>, name: Arc<str>, operation: Operation) -> Self {
         let mut limits = core.call_limits.clone();
         limits.deadline = limits.deadline.min(INTERNAL_DEADLINE_MAX);
-        let request = Request { code, component: None, name, operation, limits, refused: None };
+        let priority = PRIORITY_DEFAULT;
+        let request = Request { code, component: None, name, operation, limits, priority, refused: None };
         Self { core, agent: HOST_ACTOR.into(), tool: "list-tools".into(), request }
     }
 
@@ -87,6 +93,17 @@ impl CallBuilder {
         self
     }
 
+    /// How urgent it is: higher is more urgent, [`PRIORITY_DEFAULT`] if nothing is said.
+    ///
+    /// Calls that wait for room are let in by priority, and in the order in which they came among equals. When there is no
+    /// room, a call stops the least urgent of those that run, and of equals the one that came last, if that one is less
+    /// urgent than itself: cause `priority`, and a reason that names it. It never stops one that is as urgent, and no more
+    /// than it needs. What was stopped is not started again.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.request.priority = priority;
+        self
+    }
+
     /// Registers the call and hands it to the guest workers. From here on interrupts meet it, also before its first
     /// instruction.
     pub fn start(self) -> Call {
@@ -97,6 +114,7 @@ impl CallBuilder {
             component: Some(request.code.digest),
             parent: None,
             grace: request.limits.grace,
+            priority: request.priority,
             live: Live::new(core.now_ns(), request.limits.fuel),
         };
         let Some(slot) = core.inventory.reserve() else {

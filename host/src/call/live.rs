@@ -31,6 +31,9 @@ pub(crate) struct Live {
     host_call: AtomicU8,
     progress_ns: AtomicU64,
     effects: Mutex<Vec<(String, Arc<AtomicBool>)>>,
+    /// What the call was asked, while it runs: the text that the guest gets. Bounded by the call's limits.
+    #[cfg(feature = "control")]
+    input: Mutex<Option<Arc<String>>>,
 }
 
 impl Live {
@@ -44,7 +47,20 @@ impl Live {
             host_call: AtomicU8::new(0),
             progress_ns: AtomicU64::new(NEVER_NS),
             effects: Mutex::default(),
+            #[cfg(feature = "control")]
+            input: Mutex::default(),
         }
+    }
+
+    /// What the call was asked, or `None` once it has ended: whoever keeps a handle does not keep that.
+    #[cfg(feature = "control")]
+    pub(crate) fn set_input(&self, input: Option<Arc<String>>) {
+        *self.input.lock().unwrap_or_else(PoisonError::into_inner) = input;
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) fn input(&self) -> Option<Arc<String>> {
+        self.input.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Something is about to leave the sandbox, unless there has been too much already.

@@ -32,6 +32,8 @@ pub(crate) struct CallState {
     halted_ns: AtomicU64,
     pub(crate) gate: Gate,
     pub(crate) in_preempter: AtomicBool,
+    /// Higher is more urgent. It stands where there was a gap.
+    pub(crate) priority: u8,
     pub(crate) agent: Arc<str>,
     pub(crate) id: CallId,
     pub(crate) tool: Arc<str>,
@@ -102,12 +104,13 @@ pub(crate) struct Identity {
     pub(crate) component: Option<Digest>,
     pub(crate) parent: Option<Arc<CallState>>,
     pub(crate) grace: Duration,
+    pub(crate) priority: u8,
     pub(crate) live: Live,
 }
 
 impl CallState {
     pub(crate) fn new(slot: usize, identity: Identity) -> Self {
-        let Identity { agent, tool, component, parent, grace, live } = identity;
+        let Identity { agent, tool, component, parent, grace, priority, live } = identity;
         Self {
             id: CallId::generate(),
             slot,
@@ -119,6 +122,7 @@ impl CallState {
             waker: AtomicWaker::new(),
             warned: Notify::new(),
             in_preempter: AtomicBool::new(false),
+            priority,
             interrupt: Mutex::new(None),
             grace_until_ns: AtomicU64::new(UNSET_NS),
             grace,

@@ -62,35 +62,45 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
         say("estop: nothing was halted");
         return Ok(ExitCode::Refused);
     };
-    let home = args.home.open()?;
-    let on_disk = Halts::open(Some(&home));
     let halt = Halt::new(scope, user::own(), args.reason.clone());
+    put_in_force(&halt, args.force, args.json, &args.home)
+}
+
+/// Latches a halt, has every host act on it, and says what was reached. One that is permanent is for the home's own hosts.
+pub(super) fn put_in_force(halt: &Halt, force: bool, json: bool, home: &home::Options) -> anyhow::Result<ExitCode> {
+    let home = home.open()?;
+    let on_disk = Halts::open(Some(&home));
     // On the disk before anybody is asked: a host that starts meanwhile finds it there.
-    let latched = on_disk.latch(&halt).map(drop);
+    let latched = on_disk.latch(halt).map(drop);
     let began = Instant::now();
-    let looked = place::look();
-    let within = if args.force { ANSWERS_WITHIN } else { STOPS_WITHIN };
-    let request = HaltRequest { scope: halt.scope.clone(), reason: halt.reason.clone(), halt: Some(halt.halt) };
+    let mut looked = place::look();
+    if halt.permanent {
+        looked.hosts = hosts::block_on(hosts::of_home(looked.hosts, &home))?;
+    }
+    let within = if force { ANSWERS_WITHIN } else { STOPS_WITHIN };
+    let Halt { scope, reason, permanent, .. } = halt.clone();
+    let request = HaltRequest { scope, reason, halt: Some(halt.halt), permanent };
     let ask = (Role::Operator, Method::POST, "/v1/halt");
     let (answers, silent) = hosts::block_on(hosts::ask_all::<Answer>(&looked.hosts, ask, Some(&request), within))?;
     let mut unconfirmed: Vec<Found> = silent.iter().map(|(host, _)| host.clone()).collect();
     let mut left = unseen(silent);
     left.extend(looked.unseen.into_iter().map(Unseen::from));
     let mut killed = Vec::new();
-    if args.force {
+    if force {
         unconfirmed.extend(answers.iter().filter(|(_, answer)| !is_confirmed(answer)).map(|(host, _)| host.clone()));
         (killed, left) = kill::all(&unconfirmed, left);
     }
     let answers: Vec<Answer> = answers.into_iter().map(|(_, answer)| answer).collect();
-    let entered = enter(&home, &halt, latched.is_ok(), &killed);
+    let entered = enter(&home, halt, latched.is_ok(), &killed);
 
-    if args.json {
+    if json {
         print(&json_text(&json!({
             "halt": halt, "on_disk": latched.is_ok(), "hosts": answers, "unseen": left, "killed": killed,
             "took_us": u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
         })))?;
     } else {
-        print(&format!("{} {} is halted", halt.halt, halt.scope))?;
+        let what = if halt.permanent { "retired for good" } else { "halted" };
+        print(&format!("{} {} is {what}", halt.halt, halt.scope))?;
         answers.iter().try_for_each(tell_calls)?;
     }
     tell_unseen(&left);
@@ -243,6 +253,7 @@ pub(super) fn lift(args: &LiftArgs) -> anyhow::Result<ExitCode> {
     let Some(found) = seen.halts.iter().find(|other| other.halt == halt).cloned() else {
         return Err(usage(format!("no halt `{halt}` is in force (`estop halts` lists those that are)")));
     };
+    found.may_be_lifted().map_err(|error| WithCode { code: ExitCode::Refused, message: error.to_string() })?;
     // What it covers, in whatever host, must have come to rest first.
     let stopping = seen.calls().filter(|(_, call)| call.stopped.is_some()).count();
     if stopping > 0 || !seen.survey.unseen.is_empty() {

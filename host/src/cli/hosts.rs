@@ -1,6 +1,6 @@
 //! The host processes of this machine, asked all at once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::say;
+use crate::Home;
 use crate::control::client::{ANSWERS_WITHIN, AskError, Nothing, ask};
 use crate::control::place::{self, Found};
 use crate::control::protocol::{Role, Status};
@@ -102,6 +103,16 @@ pub(super) async fn survey() -> Survey {
     let mut unseen = unseen(silent);
     unseen.extend(looked.unseen.into_iter().map(Unseen::from));
     Survey { hosts, unseen, places: looked.places }
+}
+
+/// Those of the hosts that use this home; and those that do not say which they use, so that they are named later.
+pub(super) async fn of_home(hosts: Vec<Found>, home: &Home) -> Vec<Found> {
+    let status = (Role::Operator, Method::GET, "/v1/status");
+    let (answered, silent) = ask_all::<Status>(&hosts, status, None::<&Nothing>, ANSWERS_WITHIN).await;
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let of_home = |status: &Status| status.host.home.as_deref().map(real) == Some(real(home.path()));
+    let own = answered.into_iter().filter(|(_, status)| of_home(status)).map(|(host, _)| host);
+    own.chain(silent.into_iter().map(|(host, _)| host)).collect()
 }
 
 /// Those that did not answer.

@@ -184,7 +184,7 @@ pub(super) fn phase(phase: CallPhase) -> String {
 }
 
 /// Short enough for a column.
-fn time(us: u64) -> String {
+pub(super) fn time(us: u64) -> String {
     match us {
         0..1_000 => format!("{us}us"),
         1_000..1_000_000 => format!("{}ms", us / 1000),

@@ -107,6 +107,8 @@ pub struct CallInfo {
     pub component: Option<Digest>,
     /// The call that invoked it.
     pub parent: Option<CallId>,
+    /// How urgent it is; higher is more.
+    pub priority: u8,
     /// Where it stands.
     pub state: CallPhase,
     /// Since it was registered (µs).
@@ -134,6 +136,27 @@ pub struct CallInfo {
     pub grants: Vec<String>,
     /// Who stopped it and why, if somebody did.
     pub stopped: Option<StoppedBy>,
+}
+
+/// Everything about one call: `GET /v1/calls/{call}`. With `?input=true` also what it was asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Shown {
+    /// As in lists.
+    #[serde(flatten)]
+    pub call: CallInfo,
+    /// What it was asked, once that has been checked.
+    pub input: Option<InputInfo>,
+}
+
+/// The input of a call.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InputInfo {
+    /// Its length as JSON text.
+    pub bytes: u64,
+    /// SHA-256 of the text, in hexadecimal digits.
+    pub sha256: String,
+    /// The text, if it was asked for: at most its first mebibyte.
+    pub text: Option<String>,
 }
 
 /// See [`Progress`](crate::Progress).
@@ -189,6 +212,9 @@ pub struct HaltRequest {
     /// If it was latched elsewhere already.
     #[serde(default)]
     pub halt: Option<HaltId>,
+    /// Never to be lifted: what it covers is retired.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub permanent: bool,
 }
 
 fn everything() -> HaltScope {

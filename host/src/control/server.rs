@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Extension, Path, State};
+use axum::extract::{DefaultBodyLimit, Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -29,7 +29,6 @@ use super::protocol::{
 use super::{Control, HostKind};
 use crate::call::{CallState, Commits, End};
 use crate::host::Core;
-use crate::ids::CallId;
 use crate::interrupt::halts::{Halt, HaltError};
 use crate::interrupt::{Cause, Interrupt, Interruption, Scope};
 use crate::{BuildError, user};
@@ -54,7 +53,7 @@ const UNCONFIRMED_AFTER: Duration = Duration::from_secs(1);
 const LISTED_MAX: usize = 4096;
 
 /// What the requests are about. It does not keep the host alive.
-struct Desk {
+pub(super) struct Desk {
     core: Weak<Core>,
     kind: HostKind,
     home: Option<PathBuf>,
@@ -64,13 +63,13 @@ struct Desk {
 
 /// Who asks.
 #[derive(Clone)]
-struct Peer {
-    name: Arc<str>,
-    asked: Asked,
+pub(super) struct Peer {
+    pub(super) name: Arc<str>,
+    pub(super) asked: Asked,
 }
 
 /// Why there is no answer.
-struct Refused(StatusCode, String);
+pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
@@ -112,10 +111,10 @@ fn routes(role: Role, desk: Arc<Desk>) -> Router {
     let routes = match role {
         Role::Operator => Router::new()
             .route("/v1/status", get(status))
-            .route("/v1/calls/{call}", get(show))
             .route("/v1/halts", get(halts))
             .route("/v1/stop", post(stop))
-            .route("/v1/halt", post(halt)),
+            .route("/v1/halt", post(halt))
+            .merge(super::show::routes()),
         Role::Admin => Router::new().route("/v1/lift", post(lift)),
     };
     let name = role.socket();
@@ -174,7 +173,7 @@ async fn connection(stream: UnixStream, routes: Router, asked: Asked) {
 }
 
 impl Desk {
-    fn core(&self) -> Result<Arc<Core>, Refused> {
+    pub(super) fn core(&self) -> Result<Arc<Core>, Refused> {
         self.core.upgrade().ok_or_else(|| Refused(StatusCode::GONE, "the host has just ended".into()))
     }
 }
@@ -196,22 +195,6 @@ async fn status(State(desk): State<Arc<Desk>>, Extension(peer): Extension<Peer>)
     let calls = found.iter().map(|call| desk.call(&core, call)).collect();
     let (halts, halts_unreadable) = core.halts.in_force();
     Ok(Json(Status { host: desk.host(&core), calls, calls_left_out, halts, halts_unreadable }))
-}
-
-async fn show(
-    State(desk): State<Arc<Desk>>,
-    Extension(peer): Extension<Peer>,
-    Path(call): Path<String>,
-) -> Result<Json<CallInfo>, Refused> {
-    peer.asked.set();
-    let core = desk.core()?;
-    let id: Result<CallId, _> = call.parse();
-    let mut found = None;
-    if let Ok(id) = id {
-        core.inventory.walk(|call| found = found.take().or_else(|| (call.id == id).then(|| Arc::clone(call))));
-    }
-    let call = found.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("no call `{call}` runs or waits here")))?;
-    Ok(Json(desk.call(&core, &call)))
 }
 
 async fn halts(State(desk): State<Arc<Desk>>, Extension(peer): Extension<Peer>) -> Result<Json<Vec<Halt>>, Refused> {
@@ -246,10 +229,10 @@ async fn halt(
     body: Bytes,
 ) -> Result<Json<Answer>, Refused> {
     peer.asked.set();
-    let HaltRequest { scope, reason, halt } = parse(&body)?;
+    let HaltRequest { scope, reason, halt, permanent } = parse(&body)?;
     let core = desk.core()?;
     let new = Halt::new(scope, &*peer.name, reason);
-    let new = Arc::new(Halt { halt: halt.unwrap_or(new.halt), ..new });
+    let new = Arc::new(Halt { halt: halt.unwrap_or(new.halt), permanent, ..new });
     // At once, and before anything that could wait.
     let began = Instant::now();
     let interruption = core.begin_halt(&new);
@@ -344,7 +327,7 @@ impl Desk {
         }
     }
 
-    fn call(&self, core: &Core, call: &Arc<CallState>) -> CallInfo {
+    pub(super) fn call(&self, core: &Core, call: &Arc<CallState>) -> CallInfo {
         let now_ns = core.now_ns();
         let ago = |at_ns: u64| now_ns.saturating_sub(at_ns) / 1000;
         let delivered = call.interrupted();
@@ -370,6 +353,7 @@ impl Desk {
             tool: call.tool.to_string(),
             component: call.component,
             parent: call.parent.as_ref().map(|parent| parent.id),
+            priority: call.priority,
             state: phase(call, stopped.as_ref()),
             age_us: ago(call.live.registered_ns),
             time_left_us: call.has_started().then(|| deadline_ns.saturating_sub(now_ns) / 1000),

@@ -106,6 +106,9 @@ pub struct Halt {
     /// Since when.
     #[serde(with = "rfc3339_us")]
     pub at: SystemTime,
+    /// It is never lifted: what it covers is retired, and what it has left is kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub permanent: bool,
 }
 
 impl Halt {
@@ -114,7 +117,13 @@ impl Halt {
         let (mut actor, mut reason) = (actor.into(), reason.into());
         cut(&mut actor, TEXT_BYTES_MAX);
         cut(&mut reason, TEXT_BYTES_MAX);
-        Self { halt: HaltId::generate(), scope, actor, reason, at: SystemTime::now() }
+        Self { halt: HaltId::generate(), scope, actor, reason, at: SystemTime::now(), permanent: false }
+    }
+
+    /// Never to be lifted.
+    #[must_use]
+    pub fn permanent(self) -> Self {
+        Self { permanent: true, ..self }
     }
 
     /// For whoever is refused because of it: by whom, when and why.
@@ -122,7 +131,18 @@ impl Halt {
         let at = humantime::format_rfc3339_seconds(self.at);
         let why = if self.reason.is_empty() { "without a reason".into() } else { format!("“{}”", self.reason) };
         let Self { halt, scope, actor, .. } = self;
-        format!("{scope} was halted by {actor} at {at}, {why} ({halt}; `estop lift {halt}` lifts it)")
+        let what = if self.permanent { "retired for good" } else { "halted" };
+        let how = if self.permanent { "nothing lifts it".into() } else { format!("`estop lift {halt}` lifts it") };
+        format!("{scope} was {what} by {actor} at {at}, {why} ({halt}; {how})")
+    }
+
+    pub(crate) fn may_be_lifted(&self) -> Result<(), HaltError> {
+        if self.permanent { Err(HaltError::Retired { halt: self.halt, says: self.says() }) } else { Ok(()) }
+    }
+
+    /// Before what it says.
+    fn word(&self) -> &'static str {
+        if self.permanent { "retired" } else { "halted" }
     }
 }
 
@@ -144,6 +164,17 @@ pub enum HaltError {
         halt: HaltId,
         /// Why.
         why: String,
+    },
+    /// It is not a stop that ends: what it covers is retired.
+    #[error(
+        "{halt} is never lifted: {says}; only whoever may write in the home can still take its file out of `halts/latched` \
+         by hand, and the log keeps that it was there"
+    )]
+    Retired {
+        /// Which.
+        halt: HaltId,
+        /// What it says.
+        says: String,
     },
     /// Nothing of this name is in force.
     #[error("no halt {0} is in force; `estop halts` lists those that are")]
@@ -318,7 +349,7 @@ impl Halts {
             return Some(format!("halted: {why}"));
         }
         let covers = |halt: &&Arc<Halt>| halt.scope.in_host(host).is_some_and(|scope| scope.covers(call));
-        list.halts.iter().find(covers).map(|halt| format!("halted: {}", halt.says()))
+        list.halts.iter().find(covers).map(|halt| format!("{}: {}", halt.word(), halt.says()))
     }
 
     /// Why this agent's own program may not go on, if a halt covers it.
@@ -403,6 +434,7 @@ impl Halts {
     fn remove(&self, halt: HaltId) -> Result<Arc<Halt>, HaltError> {
         let found = self.list.load().halts.iter().find(|other| other.halt == halt).cloned();
         let found = found.ok_or(HaltError::Unknown(halt))?;
+        found.may_be_lifted()?;
         for folder in &self.folders {
             folder.lift(halt)?;
         }
@@ -474,6 +506,7 @@ impl Core {
     pub(crate) fn lift(&self, halt: HaltId, actor: &str, reason: &str) -> Result<Halt, HaltError> {
         let in_force = self.halts.list.load().halts.iter().find(|other| other.halt == halt).cloned();
         let found = in_force.ok_or(HaltError::Unknown(halt))?;
+        found.may_be_lifted()?;
         if let Some(scope) = found.scope.in_host(self.id) {
             let mut stopping = 0;
             self.inventory.walk(|call| stopping += usize::from(scope.covers(call) && call.gate.is_flagged()));

@@ -12,6 +12,7 @@ use crate::call::{CallState, Commits, Effect, End, Outcome};
 use crate::ids::{CallId, HaltId, HostId, InterruptId};
 use crate::interrupt::halts::{Halt, HaltScope};
 use crate::interrupt::{Cause, Delivered, Reached, Scope};
+use crate::shutdown::HookCut;
 use crate::tools::Digest;
 use crate::transaction::Size;
 
@@ -110,6 +111,9 @@ pub enum EntryKind {
         since: SystemTime,
         /// Whether it is on the disk. Otherwise it is in force in this host's process only.
         latched: bool,
+        /// It is never lifted: what it covers is retired.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        permanent: bool,
     },
     /// A halt was lifted. Nothing resumes.
     Lift {
@@ -156,6 +160,15 @@ pub enum EntryKind {
     },
     /// A host process has closed the store, with nothing left to enter.
     Closed,
+    /// A host was shut down, and not everything came to its end within its bound.
+    Cut {
+        /// Calls that were stopped and not released.
+        unconfirmed: u64,
+        /// Which, up to a bound.
+        calls: Vec<CallId>,
+        /// Hooks of the shutdown that were left behind.
+        hooks: Vec<HookCut>,
+    },
     /// A host process ended without closing the store.
     Died {
         /// Which host.
@@ -363,8 +376,8 @@ impl EntryKind {
     }
 
     pub(crate) fn halted(halt: &Halt, latched: bool) -> Self {
-        let Halt { halt, scope, actor, reason, at } = halt.clone();
-        EntryKind::Halt { halt, scope, actor, reason, since: at, latched }
+        let Halt { halt, scope, actor, reason, at, permanent } = halt.clone();
+        EntryKind::Halt { halt, scope, actor, reason, since: at, latched, permanent }
     }
 
     pub(crate) fn interrupted(delivered: &Delivered, reached: usize, calls: &[(CallId, Reached)]) -> Self {

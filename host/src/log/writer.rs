@@ -132,11 +132,11 @@ impl Writer {
     pub(crate) fn start(self: Arc<Self>) -> std::io::Result<()> {
         thread::Builder::new().name("estop-log".into()).spawn(move || {
             let _ = self.log.writer.set(thread::current());
-            let complete = self.serve();
+            let complete = self.serve() && !self.log.unfinished.load(Ordering::Acquire);
             // Before the host is taken for dead: the next one enters what stands there, and removes it.
             self.log.end_alternate();
             self.store.detach(self.host, complete);
-            self.log.ended.send_replace(true);
+            self.log.ended.send_replace(Some(complete));
         })?;
         Ok(())
     }

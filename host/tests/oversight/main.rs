@@ -5,4 +5,5 @@ mod command;
 mod crisis;
 mod hosts;
 mod screens;
+mod show;
 mod sockets;

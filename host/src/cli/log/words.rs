@@ -28,6 +28,7 @@ pub(in crate::cli) fn tell(entry: &Value) -> String {
         "lost" => format!("{} entries had no room", number(&entry["entries"])),
         "opened" => format!("opened by process {} (estop {})", number(&entry["pid"]), text("version")),
         "closed" => "closed".to_owned(),
+        "cut" => cut(entry),
         "died" => {
             let (pid, calls) = (number(&entry["pid"]), number(&entry["calls"]));
             format!("{} (process {pid}) died with {calls} calls running", text("died"))
@@ -39,8 +40,9 @@ pub(in crate::cli) fn tell(entry: &Value) -> String {
         }
         "halt" => {
             let latched = if entry["latched"] == true { "" } else { ", NOT on the disk" };
+            let retired = if entry["permanent"] == true { " retired for good" } else { "" };
             format!(
-                "{} {} by {}{}{latched}",
+                "{} {}{retired} by {}{}{latched}",
                 text("halt"),
                 scope(&entry["scope"]),
                 text("actor"),
@@ -93,6 +95,16 @@ fn end(entry: &Value) -> String {
     for effect in entry["effects"].as_array().map(Vec::as_slice).unwrap_or_default() {
         let (name, state) = (&effect["name"], effect["state"].as_str().unwrap_or_default());
         let _ = write!(line, ", {} {}", printable(&name.to_string()), printable(state));
+    }
+    line
+}
+
+fn cut(entry: &Value) -> String {
+    let unconfirmed = entry["unconfirmed"].as_u64().unwrap_or(0);
+    let mut line = format!("shut down with {unconfirmed} calls NOT RELEASED");
+    for cut in entry["hooks"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        let text = |name: &str| printable(cut[name].as_str().unwrap_or_default()).replace('\n', " ");
+        let _ = write!(line, ", hook {}: {}", text("hook"), text("why"));
     }
     line
 }
