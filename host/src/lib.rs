@@ -26,6 +26,7 @@
 //! | where does an interrupt go? | `interrupt.rs`; `interrupt/preempter.rs` finishes it |
 //! | what is halted, and stays so? | `interrupt/halts.rs`; `interrupt/halts/files.rs` on the disk |
 //! | who can reach the switch from outside? | `control.rs`: `server.rs` answers, `place.rs` finds hosts, `client.rs` asks |
+//! | who calls tools from outside? | `control/agents.rs`, from the shelf of `control/served.rs`; `cli/serve.rs` fills it as `policy.rs` says |
 //! | who polls guests? | `workers.rs`, through `call/gated.rs` |
 //! | what runs, and who finds it? | `inventory.rs`, without locks |
 //! | deadlines, epochs, fuel | `engine.rs` (the ticker), `sandbox.rs` (arming them) |
@@ -59,6 +60,7 @@ pub mod control;
 pub mod drill;
 mod engine;
 mod gate;
+mod heartbeat;
 mod home;
 mod host;
 mod hostcalls;
@@ -67,6 +69,8 @@ mod interrupt;
 mod inventory;
 pub mod log;
 mod observer;
+#[cfg(feature = "cli")]
+mod policy;
 mod sandbox;
 mod secret;
 pub mod store;
