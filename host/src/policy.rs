@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{self, Deserializer, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
 use toml::Spanned;
 
 use crate::call::CallLimits;
@@ -238,7 +238,8 @@ impl Policy {
             let name = checked_name(name.into_inner()).map_err(|error| wrong(place, error.to_string()))?;
             let place = tool.path.span();
             if tool.path.get_ref().extension().is_none_or(|extension| extension != "wasm") {
-                let why = "`path` names no `.wasm` file (`estop build DIR` makes one of a tool's crate, and says where)";
+                let why =
+                    "`path` names no `.wasm` file (`estop build DIR` makes one of a tool's crate, and says where)";
                 return Err(wrong(place, why.into()));
             }
             let path = folder.join(tool.path.into_inner());
@@ -259,13 +260,16 @@ impl HostTable {
         let bytes = |bytes: Option<Bytes>, default| bytes.map_or(default, |Bytes(bytes)| bytes);
         let sandboxes_max = match self.sandboxes_max {
             None => none.sandboxes_max,
-            Some(given) => u32::try_from(given.get_ref().0)
-                .map_err(|_| wrong(given.span(), format!("at most {}", u32::MAX)))?,
+            Some(given) => {
+                u32::try_from(given.get_ref().0).map_err(|_| wrong(given.span(), format!("at most {}", u32::MAX)))?
+            }
         };
         let workers = match self.workers {
             None => none.workers,
             Some(given) if *given.get_ref() <= WORKERS_MAX => given.into_inner(),
-            Some(given) => return Err(wrong(given.span(), format!("at most {WORKERS_MAX} (0: one for each processor)"))),
+            Some(given) => {
+                return Err(wrong(given.span(), format!("at most {WORKERS_MAX} (0: one for each processor)")));
+            }
         };
         let shutdown_grace = match self.shutdown_grace {
             None => Duration::ZERO,
@@ -278,7 +282,9 @@ impl HostTable {
             (None, Some((_, asked))) => none.memory_bytes_max.max(asked),
             (given, None) => bytes(given, none.memory_bytes_max),
             (Some(Bytes(most)), Some((place, asked))) if asked > most => {
-                let why = format!("`memory` is {asked} bytes, and `memory_bytes_max` of [host] is {most}: raise that, or lower this");
+                let why = format!(
+                    "`memory` is {asked} bytes, and `memory_bytes_max` of [host] is {most}: raise that, or lower this"
+                );
                 return Err(wrong(place, why));
             }
             (Some(Bytes(most)), Some(_)) => most,

@@ -123,6 +123,8 @@ async fn call(host: &Found, request: &CallRequest, signals: &Signals) -> anyhow:
             asked = signals.asked(), if !is_asked && begun.is_some() => {
                 is_asked = true;
                 if let Some(CallBegun { call, token }) = begun.clone() {
+                    let reason = printable(&asked.reason);
+                    say(&format!("estop: stopping {call}; {reason} once more ends this without waiting for it"));
                     cancel(host, CancelRequest { call, token, reason: asked.reason }).await;
                 }
                 continue;

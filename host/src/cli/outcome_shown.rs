@@ -156,7 +156,7 @@ impl Told {
                 say(&format!("estop: {call} stopped by {actor} ({cause}{reason}) after {ran}"));
             }
             (status, _) => {
-                let message = self.error.as_ref().map_or("", |error| &error.message);
+                let message = self.error.as_ref().map_or("", |error| error.message.as_str());
                 say(&format!("estop: {}: {}", printable(status), printable(message)));
             }
         }

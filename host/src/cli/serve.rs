@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use self::look::Stamp;
 use self::shelf::Shelf;
@@ -21,12 +21,15 @@ use super::systemd::Manager;
 use super::watchdog::{self, Watchdog};
 use super::{ExitCode, home, printable, say};
 use crate::control::{HostKind, Served};
+use crate::interrupt::HOST_ACTOR;
 use crate::policy::{Policy, PolicyError};
 use crate::store::sqlite::Sqlite;
-use crate::{Home, Host};
+use crate::{Cause, Home, Host, Interrupt, Scope};
 
 /// Between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks whether everything has ended by itself.
+const TIDY_EVERY: Duration = Duration::from_millis(5);
 /// The configuration's name, where nobody says another.
 const CONFIG: &str = "estop.toml";
 
@@ -59,7 +62,8 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let config = config(args)?;
     let stamp = Stamp::of(&config);
     let policy = Policy::read(&config).map_err(|error| unusable(&error))?;
-    let ends_within = policy.host.shutdown_grace.saturating_add(watchdog::ENDS_WITHIN);
+    let grace = policy.host.shutdown_grace;
+    let ends_within = grace.saturating_add(watchdog::ENDS_WITHIN);
     let signals = Signals::tell_and_reload(watchdog.clone(), ends_within)?;
     let home = args.home.open()?;
     let served = Served::new();
@@ -67,7 +71,10 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let shelf = Shelf::new(host.clone(), served, config, stamp, policy);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(shelf, &signals, &Manager::from_env(), &watchdog, ends_within));
-    runtime.block_on(host.shutdown());
+    runtime.block_on(async {
+        tidy(&host, grace).await;
+        host.shutdown().await;
+    });
     say("estop: everything is stopped and entered; ended");
     // Without waiting for threads: what the calls had is released, and nothing else may hold up the end.
     std::process::exit(ExitCode::Completed as i32)
@@ -90,7 +97,8 @@ fn config(args: &Args) -> anyhow::Result<PathBuf> {
 }
 
 fn unusable(error: &PolicyError) -> anyhow::Error {
-    let message = format!("{error}\nnothing was started; correct it and start again (`estop serve --help` has an example)");
+    let message =
+        format!("{error}\nnothing was started; correct it and start again (`estop serve --help` has an example)");
     WithCode { code: ExitCode::Usage, message }.into()
 }
 
@@ -105,13 +113,7 @@ fn build(policy: &Policy, home: &Home, served: &Served) -> anyhow::Result<Host> 
 }
 
 /// Until somebody asks it to end.
-async fn serve(
-    mut shelf: Shelf,
-    signals: &Signals,
-    manager: &Manager,
-    watchdog: &Watchdog,
-    ends_within: Duration,
-) {
+async fn serve(mut shelf: Shelf, signals: &Signals, manager: &Manager, watchdog: &Watchdog, ends_within: Duration) {
     let asked = tokio::select! {
         biased;
         asked = signals.asked() => asked,
@@ -124,14 +126,26 @@ async fn serve(
     say(&format!("estop: {}", printable(&what)));
 }
 
+/// What runs may come to an end of its own, within this.
+async fn tidy(host: &Host, grace: Duration) {
+    if grace.is_zero() || host.live_calls() == 0 {
+        return;
+    }
+    host.interrupt(Scope::Everything, Interrupt::new(Cause::Shutdown, HOST_ACTOR).grace(grace));
+    let until = Instant::now() + grace;
+    while host.live_calls() > 0 && Instant::now() < until {
+        sleep(TIDY_EVERY).await;
+    }
+}
+
 /// Loads, says that it is ready, and looks again and again.
 async fn keep(shelf: &mut Shelf, signals: &Signals, manager: &Manager) {
     let mut hangups = signals.hangups();
+    let host = shelf.host().clone();
     let alive = async {
         let Some(watches) = manager.watches() else { return std::future::pending().await };
         let mut every = interval(watches / 2);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let host = shelf.host().clone();
         loop {
             every.tick().await;
             match host.dead_thread() {
@@ -141,7 +155,6 @@ async fn keep(shelf: &mut Shelf, signals: &Signals, manager: &Manager) {
         }
     };
     let work = async {
-        let host = shelf.host().clone();
         shelf.load().await;
         let said = shelf.says();
         let place = host.sockets().map(|folder| folder.display().to_string()).unwrap_or_default();
@@ -150,7 +163,7 @@ async fn keep(shelf: &mut Shelf, signals: &Signals, manager: &Manager) {
         loop {
             let asked = tokio::select! {
                 changed = hangups.changed() => changed.is_ok(),
-                () = sleep_until(Instant::now() + LOOK_EVERY) => false,
+                () = sleep(LOOK_EVERY) => false,
             };
             if asked {
                 manager.reloading();
@@ -166,5 +179,55 @@ async fn keep(shelf: &mut Shelf, signals: &Signals, manager: &Manager) {
     tokio::select! {
         () = alive => {},
         () = work => {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::{Clock, SystemClock};
+
+    /// Whoever looks at it waits while it is stuck: the ticker does.
+    struct Stuck {
+        is_stuck: Arc<AtomicBool>,
+        clock: SystemClock,
+    }
+
+    impl Clock for Stuck {
+        fn monotonic(&self) -> Duration {
+            while self.is_stuck.load(Ordering::Acquire) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            self.clock.monotonic()
+        }
+
+        fn wall(&self) -> SystemTime {
+            self.clock.wall()
+        }
+    }
+
+    /// systemd is given no sign of life for a host that could not keep its deadlines.
+    #[test]
+    fn a_thread_that_is_stuck_is_named() {
+        let is_stuck = Arc::new(AtomicBool::new(false));
+        let clock = Stuck { is_stuck: Arc::clone(&is_stuck), clock: SystemClock::new() };
+        let host = Host::builder().clock(clock).build().unwrap();
+        let until = |thread: Option<&str>| {
+            let begun = std::time::Instant::now();
+            while host.dead_thread() != thread {
+                assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", host.dead_thread());
+                thread::yield_now();
+            }
+        };
+        until(None);
+        is_stuck.store(true, Ordering::Release);
+        until(Some("the ticker"));
+        is_stuck.store(false, Ordering::Release);
+        until(None);
     }
 }

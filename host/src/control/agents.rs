@@ -110,7 +110,10 @@ fn agent_of(_peer: &Peer, asked: Option<String>) -> String {
     asked.unwrap_or_else(|| DEFAULT_AGENT.to_owned())
 }
 
-async fn tools(State(counter): State<Arc<Counter>>, Extension(peer): Extension<Peer>) -> Result<Json<ToolList>, Refused> {
+async fn tools(
+    State(counter): State<Arc<Counter>>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Json<ToolList>, Refused> {
     peer.asked.set();
     let host = counter.core()?.id;
     let (components, trouble) = counter.served.list();

@@ -50,7 +50,8 @@ impl Offer {
         open_root(&root).map_err(|error| failed(&root, error))?;
         let draft = tempfile::Builder::new().prefix(".").rand_bytes(6).tempdir_in(&root);
         let draft = draft.map_err(|error| failed(&root, error))?.keep();
-        let made = Self::fill(&draft, roles).and_then(|(locked, sockets)| Ok((Self::name(&root, &draft)?, locked, sockets)));
+        let made =
+            Self::fill(&draft, roles).and_then(|(locked, sockets)| Ok((Self::name(&root, &draft)?, locked, sockets)));
         match made {
             Ok((folder, locked, sockets)) => Ok((Self { folder, _locked: locked }, sockets)),
             Err(error) => {

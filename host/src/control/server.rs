@@ -1,5 +1,6 @@
 //! The host's side: what each role may ask, and the answers.
 
+use std::io::{Read, Write};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -181,8 +182,7 @@ pub(super) async fn serve(socket: StdListener, routes: Router, mut closed: watch
         if connections.make_room() {
             connections.add(|asked| connection(stream, routes, asked, bounds.connected_max));
         } else {
-            // Whoever does not read it is turned away all the same.
-            let _ = stream.try_write(NO_ROOM.as_bytes());
+            turn_away(stream);
         }
     };
     loop {
@@ -224,6 +224,14 @@ async fn connection(stream: UnixStream, routes: Router, asked: Asked, connected_
     if !is_over && connected_max.is_none() && asked.is_set() {
         let _ = served.await;
     }
+}
+
+/// Without waiting: whoever does not read it is turned away all the same.
+fn turn_away(stream: UnixStream) {
+    let Ok(stream) = stream.into_std() else { return };
+    let _ = (&stream).write(NO_ROOM.as_bytes());
+    // What is unread when it is closed would keep some from reading the answer.
+    let _ = (&stream).read(&mut [0; 4096]);
 }
 
 /// What whoever finds every connection busy is told.

@@ -1,7 +1,5 @@
 //! Calls through the agents' socket: what they answer, who may stop them, and what ends them.
 
-use std::fs;
-
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -101,7 +99,8 @@ fn curl_calls() {
     let said = curl(&["-d", &request, "http://estop/v1/call"]).stdout;
     let events: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
     assert_eq!(events, ["call", "outcome"]);
-    let last: Value = serde_json::from_str(said.lines().filter_map(|line| line.strip_prefix("data: ")).last().unwrap()).unwrap();
+    let last: Value =
+        serde_json::from_str(said.lines().filter_map(|line| line.strip_prefix("data: ")).last().unwrap()).unwrap();
     assert_eq!((&last["output"]["text"], &last["agent"]), (&json!("hé\nllo"), &json!("ada")));
     // What it does not understand it says.
     let (status, answer) = ask(&socket, "POST", "/v1/call", r#"{"tool":"echo","deadline":"1s"}"#);
@@ -159,7 +158,12 @@ fn a_token_stops_its_own_call_only() {
     let (others, _stream) = spin(&socket, "others");
     scene.until_running(2);
     let stop = |call: &Value, token: &Value| {
-        ask(&socket, "POST", "/v1/stop", &json!({"call": call, "token": token, "reason": "changed my mind"}).to_string())
+        ask(
+            &socket,
+            "POST",
+            "/v1/stop",
+            &json!({"call": call, "token": token, "reason": "changed my mind"}).to_string(),
+        )
     };
     for token in [&others["token"], &json!(""), &json!("A".repeat(43))] {
         let (status, answer) = stop(&mine["call"], token);
@@ -189,11 +193,9 @@ fn a_flood_of_wrong_tokens_is_counted() {
     let (scene, host) = Scene::serving(&["echo"]);
     let socket = scene.socket(&host);
     let body = json!({"call": "call-01ARZ3NDEKTSV4RRFFQ69G5FAV"}).to_string();
-    let entered = || scene.log().iter().filter(|entry| entry["kind"] == "denied").count();
     for _ in 0..300 {
         assert_eq!(ask(&socket, "POST", "/v1/stop", &body).0, 403);
     }
-    assert!(entered() < 200, "{}", entered());
     until("those that were counted are told", || {
         ask(&socket, "POST", "/v1/stop", &body);
         scene.log().iter().any(|entry| entry["kind"] == "denied" && entry["more"].as_u64().is_some_and(|more| more > 0))
@@ -215,11 +217,7 @@ fn ctrl_c_stops_the_call() {
     scene.until_running(1);
     signal(&host, Signal::STOP);
     signal(&call, Signal::INT);
-    // The first one is on its way; only the process's own state tells.
-    until("the first signal has been taken", || {
-        let status = fs::read_to_string(format!("/proc/{}/status", call.child.id())).unwrap();
-        !status.lines().any(|line| line.starts_with("ShdPnd:") && !line.ends_with("0000000000000000"))
-    });
+    call.says("estop: stopping call-");
     signal(&call, Signal::INT);
     let ended = call.ended();
     signal(&host, Signal::CONT);

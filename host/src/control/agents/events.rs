@@ -67,8 +67,7 @@ pub(super) fn of_call(call: Call, begun: CallBegun, peer: Arc<str>) -> Told<impl
     // What it has said before somebody listened.
     progress.mark_changed();
     let held = Held { call: Some(call), peer };
-    let state =
-        OfCall { held, begun: Some(begun), progress, not_before: Instant::now(), outcome: None, over: false };
+    let state = OfCall { held, begun: Some(begun), progress, not_before: Instant::now(), outcome: None, over: false };
     tell(unfold(state, |mut state| async {
         let event = state.next().await?;
         Some((Ok(event), state))
