@@ -40,7 +40,7 @@ use crate::tools::Component;
 use crate::transaction::{self, Committed, Lost, Size};
 
 /// How far a tool says it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Progress {
     /// Steps done.
     pub done: u64,

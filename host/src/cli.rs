@@ -4,6 +4,7 @@
 //! error. Every way out has an exit code of `ExitCode`.
 
 pub mod build;
+mod call;
 mod drill;
 mod exit_code;
 mod halt;
@@ -13,14 +14,17 @@ mod inspect;
 mod kill;
 mod log;
 mod new;
+mod outcome_shown;
 mod ps;
-mod quantity;
+pub(crate) mod quantity;
 mod retire;
 mod run;
+mod serve;
 mod show;
 mod signals;
 mod state;
 mod stop;
+mod systemd;
 mod watchdog;
 
 use std::io::{IsTerminal, Write};
@@ -57,6 +61,8 @@ enum Command {
     Show(show::Args),
     Log(log::Args),
     Run(run::Args),
+    Call(call::Args),
+    Serve(serve::Args),
     State(state::Args),
     Inspect(inspect::Args),
     New(new::Args),
@@ -90,6 +96,8 @@ pub fn main() -> ProcessExitCode {
         Command::Run(args) => run::main(args),
         Command::State(args) => state::main(args),
         Command::Inspect(args) => inspect::main(args),
+        Command::Call(args) => call::main(args),
+        Command::Serve(args) => serve::main(&args),
         Command::New(args) => new::main(args),
         Command::Build(args) => build::main(args),
     };

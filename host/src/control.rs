@@ -1,4 +1,5 @@
-//! The control plane: HTTP/1.1 and JSON over Unix sockets, one for each role, on a thread of its own.
+//! The control plane: HTTP/1.1 and JSON over Unix sockets, one for each role, on a thread of its own. Agents have a socket
+//! too, if the host serves them; that one is not this thread's.
 //!
 //! Invariants:
 //! - The thread runs nothing but this: it answers while every guest worker spins and every other runtime is wedged.
@@ -6,19 +7,26 @@
 //! - Nobody who connects can hold it up: requests are bounded in size, number and time, and when there are too many
 //!   connections the oldest one that has not asked for anything makes room.
 
+mod agents;
 pub mod client;
 mod connections;
+mod patience;
 pub mod place;
 pub mod protocol;
+pub(crate) mod served;
 mod server;
 mod show;
+mod token;
 
-use std::sync::Mutex;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
 use self::place::Offer;
 pub use self::place::PlaceError;
+pub use self::served::Served;
+use crate::heartbeat::Heartbeat;
 
 /// What kind of host process it is, for whoever looks at `estop ps`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -45,16 +53,23 @@ impl std::fmt::Display for HostKind {
 /// A host's sockets, from when they can be found until they are closed.
 pub(crate) struct Control {
     offer: Mutex<Option<Offer>>,
+    /// Where the sockets are while they can be found.
+    pub(crate) folder: PathBuf,
     closed: watch::Sender<bool>,
-    ended: watch::Receiver<bool>,
+    /// By whoever serves a socket.
+    ended: Vec<watch::Receiver<bool>>,
+    /// Of the control thread.
+    pub(crate) heart: Arc<Heartbeat>,
 }
 
 impl Control {
     /// Nobody finds the host any more, and who has asked is answered, within a bound.
     pub(crate) async fn end(&self) {
         self.close();
-        // An error says that the thread has ended.
-        let _ = self.ended.clone().wait_for(|ended| *ended).await;
+        for mut ended in self.ended.iter().cloned() {
+            // An error says that whoever it is has ended.
+            let _ = ended.wait_for(|ended| *ended).await;
+        }
     }
 
     fn close(&self) {

@@ -5,13 +5,14 @@
 //! - The ticker only reads clocks and atomics. It bumps the epoch so that guests take turns, delivers deadlines and the
 //!   ends of grace periods, and leaves a heartbeat: without one, no call is admitted.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, RegallocAlgorithm};
 
+use crate::heartbeat::Heartbeat;
 use crate::host::{Core, HostLimits};
 use crate::interrupt::{Cause, HOST_ACTOR, Interrupt};
 
@@ -19,8 +20,8 @@ use crate::interrupt::{Cause, HOST_ACTOR, Interrupt};
 pub const TICK: Duration = Duration::from_millis(1);
 /// The ticker's pace while nothing is live.
 const IDLE_TICK: Duration = Duration::from_millis(10);
-/// Without a heartbeat for this long the ticker is taken for dead.
-const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
+/// Without a heartbeat for this long a thread is taken for dead.
+pub(crate) const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
 /// The fuel of a call that is stopped is known to within this much: a running guest keeps it in a register and writes it
 /// back at this interval.
 pub const FUEL_INTERVAL: u64 = 1_000_000;
@@ -88,13 +89,12 @@ pub(crate) fn new(limits: &HostLimits, workers: usize) -> wasmtime::Result<Engin
 
 /// What the ticker and those who rely on it share.
 pub(crate) struct Ticker {
-    started: Instant,
-    beat_ms: AtomicU64,
+    heart: Heartbeat,
 }
 
 impl Ticker {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { started: Instant::now(), beat_ms: AtomicU64::new(0) })
+        Arc::new(Self { heart: Heartbeat::new() })
     }
 
     pub(crate) fn start(self: &Arc<Self>, core: Weak<Core>) -> std::io::Result<()> {
@@ -103,17 +103,15 @@ impl Ticker {
         Ok(())
     }
 
-    /// Whether the ticker has given a sign of life lately. In real time: an embedder's clock may stand still.
+    /// Whether the ticker has given a sign of life lately.
     pub(crate) fn is_alive(&self) -> bool {
-        let beat = Duration::from_millis(self.beat_ms.load(Ordering::Acquire));
-        self.started.elapsed().saturating_sub(beat) < HEARTBEAT_MAX
+        self.heart.age() < HEARTBEAT_MAX
     }
 
     fn serve(&self, core: &Weak<Core>) {
         // Until the host is gone.
         while let Some(core) = core.upgrade() {
-            let beat = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.beat_ms.store(beat, Ordering::Release);
+            self.heart.beat();
             let pace = if core.inventory.live() > 0 { TICK } else { IDLE_TICK };
             core.tick();
             drop(core);

@@ -20,7 +20,7 @@ use crate::call::CallLimits;
 use crate::call::room::Room;
 use crate::clock::{Clock, SystemClock, nanos};
 #[cfg(feature = "control")]
-use crate::control::{Control, HostKind, PlaceError};
+use crate::control::{Control, HostKind, PlaceError, Served};
 use crate::engine::{self, Ticker};
 use crate::home::Home;
 use crate::hostcalls;
@@ -127,6 +127,8 @@ pub struct HostBuilder {
     hooks: Vec<Hook>,
     #[cfg(feature = "control")]
     offered: Option<HostKind>,
+    #[cfg(feature = "control")]
+    served: Option<Served>,
 }
 
 /// Values that an embedder shares with its host functions, by type.
@@ -192,6 +194,17 @@ impl HostBuilder {
     #[must_use]
     pub fn offer(mut self, kind: HostKind) -> Self {
         self.offered = Some(kind);
+        self
+    }
+
+    /// Lets agents in other processes call what is on this shelf, now and later, through a socket of their own. They get
+    /// what calls get here, or less if they ask for less. Nobody can by default; a host that does this is also offered to
+    /// operators.
+    #[cfg(feature = "control")]
+    #[must_use]
+    pub fn serve_agents(mut self, served: &Served) -> Self {
+        self.served = Some(served.clone());
+        self.offered = self.offered.or(Some(HostKind::Embedded));
         self
     }
 
@@ -302,7 +315,7 @@ impl HostBuilder {
         #[cfg(feature = "control")]
         if let Some(kind) = self.offered {
             // Nobody else has the core yet.
-            let _ = core.control.set(Control::start(&core, kind)?);
+            let _ = core.control.set(Control::start(&core, kind, self.served)?);
         }
         Ok(Host { open: Arc::new(Open { core }) })
     }
@@ -335,6 +348,8 @@ impl Host {
             hooks: Vec::new(),
             #[cfg(feature = "control")]
             offered: None,
+            #[cfg(feature = "control")]
+            served: None,
         }
     }
 
@@ -422,6 +437,30 @@ impl Host {
     #[cfg(feature = "cli")]
     pub(crate) fn shared<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         Arc::clone(self.open.core.shared.get(&TypeId::of::<T>())?).downcast().ok()
+    }
+
+    /// The folder with the host's sockets, if it is offered.
+    #[cfg(feature = "control")]
+    pub fn sockets(&self) -> Option<&std::path::Path> {
+        self.open.core.control.get().map(|control| &*control.folder)
+    }
+
+    /// Which of the threads that stops depend on gives no sign of life, if one does not.
+    #[cfg(feature = "cli")]
+    pub(crate) fn dead_thread(&self) -> Option<&'static str> {
+        if !self.open.core.ticker.is_alive() {
+            return Some("the ticker");
+        }
+        let control = self.open.core.control.get()?;
+        (control.heart.age() >= engine::HEARTBEAT_MAX).then_some("the control thread")
+    }
+
+    /// Whether a call of this component runs or waits.
+    #[cfg(feature = "cli")]
+    pub(crate) fn runs(&self, component: crate::Digest) -> bool {
+        let mut runs = false;
+        self.open.core.inventory.walk(|call| runs |= call.component == Some(component));
+        runs
     }
 
     /// Calls that run or wait.

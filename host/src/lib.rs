@@ -28,6 +28,7 @@
 //! | how does a host end? | `shutdown.rs` |
 //! | who can reach the switch from outside? | `control.rs`: `server.rs` answers, `place.rs` finds hosts, `client.rs` asks |
 //! | who is let in, who waits, who gives way? | `call/room.rs`; `call/room/queue.rs` as plain data |
+//! | who calls tools from outside? | `control/agents.rs`, from the shelf of `control/served.rs`; `cli/serve.rs` fills it as `policy.rs` says |
 //! | who polls guests? | `workers.rs`, through `call/gated.rs` |
 //! | what runs, and who finds it? | `inventory.rs`, without locks |
 //! | deadlines, epochs, fuel | `engine.rs` (the ticker), `sandbox.rs` (arming them) |
@@ -61,6 +62,7 @@ pub mod control;
 pub mod drill;
 mod engine;
 mod gate;
+mod heartbeat;
 mod home;
 mod host;
 mod hostcalls;
@@ -69,6 +71,8 @@ mod interrupt;
 mod inventory;
 pub mod log;
 mod observer;
+#[cfg(feature = "cli")]
+mod policy;
 mod sandbox;
 mod secret;
 mod shutdown;

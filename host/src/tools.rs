@@ -390,7 +390,7 @@ fn places(compiled: &Compiled, sandboxes_max: u32) -> Result<u32, LoadError> {
     Ok(places)
 }
 
-fn checked_name(name: String) -> Result<String, LoadError> {
+pub(crate) fn checked_name(name: String) -> Result<String, LoadError> {
     let bad = |c: char| c.is_control() || c == '/' || c == '\\';
     let fits = (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(bad) && name != "." && name != "..";
     if fits { Ok(name) } else { Err(LoadError::Name(name)) }

@@ -3,7 +3,6 @@
 use std::process::ExitCode as ProcessExitCode;
 
 use super::{printable, say};
-use crate::call::End;
 use crate::{Cause, LoadError};
 
 /// At the end of `estop --help`.
@@ -91,22 +90,6 @@ impl From<Cause> for ExitCode {
             Cause::Cancelled => ExitCode::Cancelled,
             Cause::Disconnected => ExitCode::Disconnected,
             Cause::Drill => ExitCode::Drill,
-        }
-    }
-}
-
-impl From<&End> for ExitCode {
-    fn from(end: &End) -> Self {
-        match end {
-            End::Completed(_) => ExitCode::Completed,
-            // The tool did its work; what is not known is the host's affair.
-            End::Failed(failure) if failure.code == "commit-unknown" => ExitCode::HostFailed,
-            End::Failed(_) => ExitCode::ToolFailed,
-            End::InvalidInput(_) => ExitCode::InvalidInput,
-            End::Conflict(_) => ExitCode::Conflict,
-            End::Stopped(stopped) => stopped.cause.into(),
-            End::Trapped(_) => ExitCode::Trapped,
-            End::Refused(_) => ExitCode::Refused,
         }
     }
 }

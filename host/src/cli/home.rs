@@ -18,7 +18,8 @@ pub(super) struct Options {
 }
 
 impl Options {
-    fn path(&self) -> anyhow::Result<PathBuf> {
+    /// Where it is, whether or not it is there.
+    pub(super) fn path(&self) -> anyhow::Result<PathBuf> {
         Ok(match &self.home {
             Some(path) => path.clone(),
             None => Home::default_path()?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A duration with its unit, such as `500ms`, `30s` or `1m 30s`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = humantime::parse_duration(text);
     let duration =
         parsed.map_err(|_| "not a duration: write a number and a unit, such as 500ms, 30s or 5m".to_owned())?;
@@ -20,13 +20,13 @@ pub(super) fn age(text: &str) -> Result<Duration, String> {
 }
 
 /// A number of units of fuel: `5000`, `50M`, `10G`.
-pub(super) fn fuel(text: &str) -> Result<u64, String> {
+pub(crate) fn fuel(text: &str) -> Result<u64, String> {
     let units = [("", 1), ("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000), ("T", 1_000_000_000_000)];
     amount(text, &units).ok_or_else(|| "not an amount of fuel: write a number, or one with k, M, G or T".into())
 }
 
 /// A number of bytes: `65536`, `64KiB`, `64MiB`, `1GiB`, or decimal `64MB`.
-pub(super) fn bytes(text: &str) -> Result<usize, String> {
+pub(crate) fn bytes(text: &str) -> Result<usize, String> {
     let units = [
         ("", 1),
         ("B", 1),

@@ -1,26 +1,21 @@
 //! `estop run`: one call of one tool.
 
-use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::exit_code::{WithCode, usage};
+use super::exit_code::usage;
+use super::outcome_shown::{self, Shown, read_input};
 use super::signals::Signals;
 use super::watchdog::{self, Watchdog};
-use super::{ExitCode, build, home, json_text, print, printable, quantity, say};
-use crate::call::{Call, End, Outcome, Stopped};
+use super::{ExitCode, build, home, quantity, say};
+use crate::call::{Call, Outcome};
 use crate::control::HostKind;
 use crate::log::CheckpointTo;
 use crate::store::sqlite::Sqlite;
-use crate::{Component, DEFAULT_AGENT, Host, HostLimits, Interrupt, Size, Source};
-
-/// What is read of an input at most (bytes); the call's own limit is smaller.
-const INPUT_BYTES_MAX: u64 = 16 << 20;
+use crate::{Component, DEFAULT_AGENT, Host, HostLimits, Interrupt, Source};
 
 /// Run a tool of a component, once. Its output goes to standard output, everything else to standard error.
 #[derive(clap::Args)]
@@ -125,39 +120,7 @@ async fn call(
     if let Some(interrupt) = signals.interrupt() {
         call.interrupt_with(interrupt);
     }
-    let outcome = watch(&call).await;
-    if args.json {
-        print(&json_text(&outcome.to_json()))?;
-    } else if let Some(output) = outcome.output() {
-        print(&json_text(output))?;
-    }
-    tell(&outcome, args.json);
-    Ok(ExitCode::from(&outcome.end))
-}
-
-fn read_input(input: &str) -> anyhow::Result<Value> {
-    let (text, from) = if input == "-" {
-        (read_bounded(std::io::stdin().lock()).context("cannot read standard input")?, "standard input".to_owned())
-    } else if let Some(path) = input.strip_prefix('@') {
-        let file = std::fs::File::open(path).with_context(|| format!("cannot open the input `{path}`"))?;
-        (read_bounded(file).with_context(|| format!("cannot read the input `{path}`"))?, format!("`{path}`"))
-    } else {
-        (input.to_owned(), "the input".to_owned())
-    };
-    serde_json::from_str(&text).map_err(|error| {
-        let message = format!("{from} is not JSON: {error}");
-        WithCode { code: ExitCode::InvalidInput, message }.into()
-    })
-}
-
-fn read_bounded(from: impl Read) -> anyhow::Result<String> {
-    let mut text = String::new();
-    from.take(INPUT_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > INPUT_BYTES_MAX {
-        let message = format!("the input is larger than {INPUT_BYTES_MAX} bytes");
-        return Err(WithCode { code: ExitCode::InvalidInput, message }.into());
-    }
-    Ok(text)
+    outcome_shown::finish(&watch(&call).await.to_json(), args.json)
 }
 
 fn choose(component: &Component, asked: Option<&str>) -> anyhow::Result<String> {
@@ -176,13 +139,13 @@ fn choose(component: &Component, asked: Option<&str>) -> anyhow::Result<String> 
     }
 }
 
-/// Waits for the outcome and shows progress: a bar on a terminal, lines elsewhere.
+/// Waits for the outcome and shows progress.
 async fn watch(call: &Call) -> Arc<Outcome> {
     let mut progress = call.progress();
     // What it has said before somebody listened.
     progress.mark_changed();
-    let bar = std::io::stderr().is_terminal().then(ProgressBar::no_length);
-    let outcome = loop {
+    let shown = Shown::new();
+    loop {
         tokio::select! {
             biased;
             outcome = call.outcome() => break outcome,
@@ -191,61 +154,8 @@ async fn watch(call: &Call) -> Arc<Outcome> {
                     break call.outcome().await;
                 }
                 let Some(now) = progress.borrow_and_update().clone() else { continue };
-                show(bar.as_ref(), &now);
+                shown.show(&now);
             }
         }
-    };
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
-    outcome
-}
-
-fn show(bar: Option<&ProgressBar>, progress: &crate::Progress) {
-    let said = printable(&progress.message).replace('\n', " ");
-    let Some(bar) = bar else {
-        let total = progress.total.map(|total| format!("/{total}")).unwrap_or_default();
-        say(&format!("progress {}{total} {said}", progress.done));
-        return;
-    };
-    if let Some(total) = progress.total {
-        bar.set_length(total);
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}") {
-            bar.set_style(style);
-        }
-    }
-    bar.set_position(progress.done);
-    bar.set_message(said);
-}
-
-/// What a person has to know beside the output.
-fn tell(outcome: &Outcome, json: bool) {
-    let Outcome { end, commits, discarded, .. } = outcome;
-    match end {
-        End::Completed(output) => {
-            for attachment in output.attachments.iter().filter(|_| !json) {
-                let bytes = attachment.data.len();
-                say(&format!("estop: attachment {:?} ({:?}, {bytes} bytes)", attachment.name, attachment.media_type));
-            }
-            return;
-        }
-        End::Stopped(stopped) => {
-            let reason =
-                if stopped.reason.is_empty() { String::new() } else { format!(": {}", printable(&stopped.reason)) };
-            let ran = humantime::format_duration(Duration::from_millis(outcome.elapsed.as_millis() as u64));
-            let Stopped { cause, actor, .. } = stopped;
-            say(&format!("estop: {} stopped by {actor} ({cause}{reason}) after {ran}", outcome.call));
-        }
-        end => say(&format!("estop: {}: {}", end.status(), printable(end.error().unwrap_or_default()))),
-    }
-    let committed = match commits {
-        commits if commits.unknown => "whether the last commit is durable is UNKNOWN".to_owned(),
-        commits if commits.points == 0 => "nothing was committed".to_owned(),
-        commits => format!("{} writes ({} bytes) were committed before", commits.writes, commits.bytes),
-    };
-    let Size { writes, bytes } = discarded;
-    say(&format!("estop: {writes} uncommitted writes ({bytes} bytes) were discarded; {committed}"));
-    for effect in &outcome.effects {
-        say(&format!("estop: outside the transaction: {:?} {:?}", effect.name, effect.state));
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! Invariant: no host can hold up whoever asks: every question has a time, and all hosts are asked at once.
 
+#[cfg(feature = "cli")]
+pub(crate) mod events;
+
 use std::io;
 use std::path::Path;
 use std::time::Duration;

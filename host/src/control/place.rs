@@ -43,14 +43,15 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
-    /// Makes the folder of a host of this process, with a socket for each role.
-    pub(crate) fn make() -> Result<(Self, Vec<(Role, UnixListener)>), PlaceError> {
+    /// Makes the folder of a host of this process, with a socket for each of these roles.
+    pub(crate) fn make(roles: &[Role]) -> Result<(Self, Vec<(Role, UnixListener)>), PlaceError> {
         let root = own_root();
         let failed = |path: &Path, error| PlaceError { path: path.to_owned(), error };
         open_root(&root).map_err(|error| failed(&root, error))?;
         let draft = tempfile::Builder::new().prefix(".").rand_bytes(6).tempdir_in(&root);
         let draft = draft.map_err(|error| failed(&root, error))?.keep();
-        let made = Self::fill(&draft).and_then(|(locked, sockets)| Ok((Self::name(&root, &draft)?, locked, sockets)));
+        let made =
+            Self::fill(&draft, roles).and_then(|(locked, sockets)| Ok((Self::name(&root, &draft)?, locked, sockets)));
         match made {
             Ok((folder, locked, sockets)) => Ok((Self { folder, _locked: locked }, sockets)),
             Err(error) => {
@@ -61,11 +62,11 @@ impl Offer {
         }
     }
 
-    fn fill(draft: &Path) -> io::Result<(File, Vec<(Role, UnixListener)>)> {
+    fn fill(draft: &Path, roles: &[Role]) -> io::Result<(File, Vec<(Role, UnixListener)>)> {
         let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft.join("lock"))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         let mut sockets = Vec::new();
-        for role in [Role::Operator, Role::Admin] {
+        for &role in roles {
             let path = draft.join(role.socket());
             if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
                 return Err(io::Error::other(format!("a socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes")));
@@ -96,6 +97,13 @@ impl Offer {
     }
 }
 
+impl Offer {
+    /// Where the sockets are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
 impl Drop for Offer {
     fn drop(&mut self) {
         // What stays is found to be left over.
@@ -113,6 +121,11 @@ pub struct Found {
 }
 
 impl Found {
+    /// Whether agents can call tools there.
+    pub fn serves_agents(&self) -> bool {
+        self.folder.join(Role::Agent.socket()).exists()
+    }
+
     /// Whether the process that made the folder is gone.
     pub fn is_gone(&self) -> bool {
         !self.folder.exists() || is_left_over(&self.folder)

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::HostKind;
 use crate::call::{Commits, Effect};
@@ -11,7 +12,7 @@ use crate::ids::{CallId, HaltId, HostId};
 use crate::interrupt::halts::{Halt, HaltScope};
 use crate::interrupt::{Cause, Reached};
 use crate::log::rfc3339_us;
-use crate::tools::Digest;
+use crate::tools::{Digest, ToolInfo};
 use crate::transaction::Size;
 
 /// What a socket is for. Whoever may connect to it has the role.
@@ -21,6 +22,8 @@ pub enum Role {
     Operator,
     /// Lift.
     Admin,
+    /// Call tools, stop one's own calls, and learn of halts.
+    Agent,
 }
 
 impl Role {
@@ -29,6 +32,7 @@ impl Role {
         match self {
             Role::Operator => "operator.sock",
             Role::Admin => "admin.sock",
+            Role::Agent => "agent.sock",
         }
     }
 }
@@ -265,6 +269,101 @@ pub struct LiftRequest {
     pub halt: HaltId,
     /// Why.
     pub reason: String,
+}
+
+/// What agents can call: `GET /v1/tools`, on the agents' socket.
+#[derive(Clone, Debug, Serialize)]
+pub struct ToolList {
+    /// The host.
+    pub host: HostId,
+    /// Its components, by name.
+    pub components: Vec<ServedComponent>,
+    /// Why the configuration that is in force is not the one on the disk, if it is not.
+    pub trouble: Option<String>,
+}
+
+/// One component that agents can call.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServedComponent {
+    /// The name whose state it has.
+    pub component: String,
+    /// Of what is served. None: nothing is, because of `error`.
+    pub digest: Option<Digest>,
+    /// Why what is on the disk is not what is served, if it is not.
+    pub error: Option<String>,
+    /// As the component describes them.
+    pub tools: Vec<ToolInfo>,
+}
+
+/// `POST /v1/call`, on the agents' socket. The limits can only be lower than those of the host.
+///
+/// The answer is a stream of server-sent events: `call` ([`CallBegun`]) at once, `progress`
+/// ([`Progress`](crate::Progress)) now and then, and at last `outcome`
+/// ([`Outcome::to_json`](crate::Outcome::to_json)). Closing the connection before that stops the call, cause
+/// `disconnected`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallRequest {
+    /// Which tool.
+    pub tool: String,
+    /// Of which component, if several have one of this name.
+    #[serde(default)]
+    pub component: Option<String>,
+    /// Its input.
+    #[serde(default = "no_input")]
+    pub input: Value,
+    /// On whose behalf.
+    #[serde(default)]
+    pub agent: Option<String>,
+    /// How long the guest may run (µs).
+    #[serde(default)]
+    pub deadline_us: Option<u64>,
+    /// What it gets to tidy up after that (µs).
+    #[serde(default)]
+    pub grace_us: Option<u64>,
+    /// Units of fuel.
+    #[serde(default)]
+    pub fuel: Option<u64>,
+    /// Linear memory (bytes).
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+}
+
+fn no_input() -> Value {
+    Value::Object(serde_json::Map::new())
+}
+
+/// The first event of a call.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CallBegun {
+    /// The call.
+    pub call: CallId,
+    /// Whoever has it may stop the call.
+    pub token: String,
+}
+
+/// `POST /v1/stop`, on the agents' socket: stops a call with the token that was given when it was made, cause `cancelled`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CancelRequest {
+    /// Which.
+    pub call: CallId,
+    /// As the call's first event had it.
+    #[serde(default)]
+    pub token: String,
+    /// In the words of whoever asks.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// An event `halted` of `GET /v1/agents/{agent}/halted`, on the agents' socket: at once, and at every change. For an
+/// agent's own program, in any language. When the stream ends the host is gone: nobody can tell until one answers again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HaltedNow {
+    /// Whether a halt covers the agent: then its own program has to stop as well.
+    pub halted: bool,
+    /// By whom, when and why.
+    pub why: Option<String>,
 }
 
 /// What is answered instead, with a status of 4xx or 5xx.

@@ -1,7 +1,9 @@
 //! The host's side: what each role may ask, and the answers.
 
+use std::io::{Read, Write};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
@@ -20,14 +22,18 @@ use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
+use super::agents;
 use super::connections::{Asked, Connections};
+use super::patience::Patience;
 use super::place::Offer;
 use super::protocol::{
     Answer, CallInfo, CallPhase, HaltRequest, HostInfo, LiftRequest, ProgressInfo, ReachedCall, Refusal, Role, Status,
     StopRequest, StoppedBy,
 };
+use super::served::Served;
 use super::{Control, HostKind};
 use crate::call::{CallState, Commits, End};
+use crate::heartbeat::Heartbeat;
 use crate::host::Core;
 use crate::interrupt::halts::{Halt, HaltError};
 use crate::interrupt::{Cause, Interrupt, Interruption, Scope};
@@ -37,8 +43,12 @@ use crate::{BuildError, user};
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// From connecting to the end of the request's head.
 const HEAD_WITHIN: Duration = Duration::from_secs(2);
-/// A connection's whole life.
-const CONNECTED_MAX: Duration = Duration::from_secs(15);
+/// From connecting until the whole request is there.
+const ASKED_WITHIN: Duration = Duration::from_secs(10);
+/// Whoever takes nothing of an answer for this long has gone away.
+const READS_WITHIN: Duration = Duration::from_secs(15);
+/// Connections to one socket of operators at one time, and the whole life of one.
+const OPERATORS: Bounds = Bounds { connections_max: 64, connected_max: Some(Duration::from_secs(15)) };
 /// How long an answer waits for what was stopped to be released.
 const RELEASED_WITHIN: Duration = Duration::from_millis(400);
 /// Before a host ends, it still hears who has connected, until nobody has for this long.
@@ -51,6 +61,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 const UNCONFIRMED_AFTER: Duration = Duration::from_secs(1);
 /// Calls in one list.
 const LISTED_MAX: usize = 4096;
+
+/// With a socket each. Agents have one only where they are served.
+const ROLES: [Role; 3] = [Role::Operator, Role::Admin, Role::Agent];
+/// Between two signs of life of the control thread.
+const BEATS_EVERY: Duration = Duration::from_millis(500);
 
 /// What the requests are about. It does not keep the host alive.
 pub(super) struct Desk {
@@ -68,6 +83,16 @@ pub(super) struct Peer {
     pub(super) asked: Asked,
 }
 
+/// What one socket allows.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// Connections at one time.
+    pub(super) connections_max: usize,
+    /// A connection's whole life. Without one an answer takes as long as it takes, and none that is being given makes room
+    /// for another.
+    pub(super) connected_max: Option<Duration>,
+}
+
 /// Why there is no answer.
 pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
 
@@ -78,10 +103,11 @@ impl IntoResponse for Refused {
 }
 
 impl Control {
-    /// Starts the thread and lets operators find the host.
-    pub(crate) fn start(core: &Arc<Core>, kind: HostKind) -> Result<Self, BuildError> {
+    /// Starts the thread and lets operators find the host; agents too, if they are served.
+    pub(crate) fn start(core: &Arc<Core>, kind: HostKind, served: Option<Served>) -> Result<Self, BuildError> {
         let (closed, is_closed) = watch::channel(false);
         let (ended, has_ended) = watch::channel(false);
+        let mut all_ended = vec![has_ended];
         let desk = Arc::new(Desk {
             core: Arc::downgrade(core),
             kind,
@@ -89,13 +115,28 @@ impl Control {
             user: user::name(rustix::process::geteuid().as_raw()),
             since: SystemTime::now(),
         });
-        let (offer, sockets) = Offer::make()?;
+        let (offer, mut sockets) = Offer::make(if served.is_some() { &ROLES } else { &ROLES[..2] })?;
+        // Agents are not this thread's affair.
+        if let Some((_, socket)) = sockets.pop_if(|(role, _)| *role == Role::Agent)
+            && let Some(served) = served
+        {
+            all_ended.push(agents::start(core, served, socket, is_closed.clone())?);
+        }
+        let heart = Arc::new(Heartbeat::new());
+        let beating = Arc::clone(&heart);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
         thread::Builder::new().name("estop-control".into()).spawn(move || {
             runtime.block_on(async {
+                // Ends with the runtime.
+                tokio::spawn(async move {
+                    loop {
+                        beating.beat();
+                        tokio::time::sleep(BEATS_EVERY).await;
+                    }
+                });
                 let mut served = tokio::task::JoinSet::new();
                 for (role, socket) in sockets {
-                    served.spawn(serve(socket, routes(role, Arc::clone(&desk)), is_closed.clone()));
+                    served.spawn(serve(socket, routes(role, Arc::clone(&desk)), is_closed.clone(), OPERATORS));
                 }
                 served.join_all().await;
             });
@@ -103,7 +144,8 @@ impl Control {
             // A request that waits for a disk does not hold up the end.
             runtime.shutdown_background();
         })?;
-        Ok(Self { offer: Mutex::new(Some(offer)), closed, ended: has_ended })
+        let folder = offer.folder().to_owned();
+        Ok(Self { offer: Mutex::new(Some(offer)), folder, closed, ended: all_ended, heart })
     }
 }
 
@@ -116,32 +158,39 @@ fn routes(role: Role, desk: Arc<Desk>) -> Router {
             .route("/v1/halt", post(halt))
             .merge(super::show::routes()),
         Role::Admin => Router::new().route("/v1/lift", post(lift)),
+        // See `agents.rs`.
+        Role::Agent => Router::new(),
     };
-    let name = role.socket();
     routes
-        .fallback(move || async move {
-            Refused(
-                StatusCode::NOT_FOUND,
-                format!("`{name}` has nothing of this name; `estop help` says what there is"),
-            )
-        })
+        .fallback(move || async move { nothing_of_this_name(role) })
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(desk)
 }
 
-async fn serve(socket: StdListener, routes: Router, mut closed: watch::Receiver<bool>) {
+pub(super) fn nothing_of_this_name(role: Role) -> Refused {
+    let name = role.socket();
+    Refused(StatusCode::NOT_FOUND, format!("`{name}` has nothing of this name; `estop help` says what there is"))
+}
+
+/// Serves one socket, on this thread's runtime, until the host closes.
+pub(super) async fn serve(socket: StdListener, routes: Router, mut closed: watch::Receiver<bool>, bounds: Bounds) {
     let Ok(socket) = UnixListener::from_std(socket) else { return };
-    let mut connections = Connections::default();
+    let mut connections = Connections::new(bounds.connections_max, bounds.connected_max.is_some());
+    let add = |connections: &mut Connections, stream: UnixStream| {
+        let routes = routes.clone();
+        if connections.make_room() {
+            connections.add(|asked| connection(stream, routes, asked, bounds.connected_max));
+        } else {
+            turn_away(stream);
+        }
+    };
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             _ = closed.wait_for(|closed| *closed) => break,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let routes = routes.clone();
-                connections.add(|asked| connection(stream, routes, asked));
-            }
+            Ok((stream, _)) => add(&mut connections, stream),
             // Too many open files, most likely: the next one may find some closed.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
@@ -151,26 +200,43 @@ async fn serve(socket: StdListener, routes: Router, mut closed: watch::Receiver<
     while Instant::now() < until
         && let Ok(Ok((stream, _))) = tokio::time::timeout(LAST_ASKED_WITHIN, socket.accept()).await
     {
-        let routes = routes.clone();
-        connections.add(|asked| connection(stream, routes, asked));
+        add(&mut connections, stream);
     }
     let _ = tokio::time::timeout(ANSWERED_WITHIN, connections.finish()).await;
 }
 
 /// One request: whoever has more to ask connects again.
-async fn connection(stream: UnixStream, routes: Router, asked: Asked) {
+async fn connection(stream: UnixStream, routes: Router, asked: Asked, connected_max: Option<Duration>) {
     let Ok(credentials) = stream.peer_cred() else { return };
-    let peer = Peer { name: user::name(credentials.uid()).into(), asked };
+    let peer = Peer { name: user::name(credentials.uid()).into(), asked: asked.clone() };
     let service = TowerToHyperService::new(routes.layer(Extension(peer)));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(REQUEST_BYTES_MAX)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patience::new(stream, READS_WITHIN)), service);
+    let mut served = pin!(served);
+    let within = connected_max.unwrap_or(ASKED_WITHIN);
     // Whoever does not read the answer has gone away as far as we are concerned.
-    let _ = tokio::time::timeout(CONNECTED_MAX, served).await;
+    let is_over = tokio::time::timeout(within, &mut served).await.is_ok();
+    if !is_over && connected_max.is_none() && asked.is_set() {
+        let _ = served.await;
+    }
 }
+
+/// Without waiting: whoever does not read it is turned away all the same.
+fn turn_away(stream: UnixStream) {
+    let Ok(stream) = stream.into_std() else { return };
+    let _ = (&stream).write(NO_ROOM.as_bytes());
+    // What is unread when it is closed would keep some from reading the answer.
+    let _ = (&stream).read(&mut [0; 4096]);
+}
+
+/// What whoever finds every connection busy is told.
+const NO_ROOM: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 74\r\n\
+                       connection: close\r\n\r\n\
+                       {\"error\":\"too many calls are waited for through this socket; try again\"}\r\n";
 
 impl Desk {
     pub(super) fn core(&self) -> Result<Arc<Core>, Refused> {
@@ -179,7 +245,7 @@ impl Desk {
 }
 
 /// Whatever type it says it has: `curl -d` says that it is a form.
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
+pub(super) fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
     let body = if body.iter().all(u8::is_ascii_whitespace) { &b"{}"[..] } else { body };
     serde_json::from_slice(body)
         .map_err(|error| Refused(StatusCode::BAD_REQUEST, format!("the request cannot be understood: {error}")))
@@ -270,7 +336,7 @@ async fn lift(
 }
 
 /// Waits for what was reached to be released, for a bounded time.
-async fn answer(
+pub(super) async fn answer(
     core: &Core,
     interruption: Interruption,
     began: Instant,

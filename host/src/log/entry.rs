@@ -139,6 +139,18 @@ pub enum EntryKind {
         /// Why.
         why: String,
     },
+    /// Somebody asked for what is not theirs to ask for.
+    Denied {
+        /// What was asked for.
+        verb: Cow<'static, str>,
+        /// Who asked.
+        actor: String,
+        /// Why it was not done.
+        why: String,
+        /// Denials before this one that were too many to be entered one by one.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        more: u64,
+    },
     /// Refusals that were too many to be entered one by one.
     Refusals {
         /// How many.
@@ -394,6 +406,10 @@ impl EntryKind {
             halt: interrupt.halt,
         }
     }
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A time of the wall clock from what the log's queue holds.

@@ -25,6 +25,11 @@ pub(in crate::cli) fn tell(entry: &Value) -> String {
         "interrupt" => format!("{} {}", text("interrupt"), stop(entry)),
         "refusal" => format!("{} refused: {}", who(), text("why")),
         "refusals" => format!("{} more calls refused: {}", number(&entry["count"]), text("why")),
+        "denied" => {
+            let more = number(&entry["more"]);
+            let more = if more > 0 { format!(" (and {more} more before)") } else { String::new() };
+            format!("{} was denied to {}: {}{more}", text("verb"), text("actor"), text("why"))
+        }
         "lost" => format!("{} entries had no room", number(&entry["entries"])),
         "opened" => format!("opened by process {} (estop {})", number(&entry["pid"]), text("version")),
         "closed" => "closed".to_owned(),

@@ -1,0 +1,233 @@
+//! `estop serve`: a host that stays, with the tools of its configuration.
+//!
+//! Invariants:
+//! - What cannot be loaded changes nothing: what was there before is served until something better is.
+//! - This thread waits for nobody but signals and time. Loading is done elsewhere, and a signal meets it at every moment.
+
+mod look;
+mod shelf;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use self::look::Stamp;
+use self::shelf::Shelf;
+use super::exit_code::{WithCode, usage};
+use super::signals::Signals;
+use super::systemd::Manager;
+use super::watchdog::{self, Watchdog};
+use super::{ExitCode, home, printable, say};
+use crate::control::{HostKind, Served};
+use crate::interrupt::HOST_ACTOR;
+use crate::policy::{Policy, PolicyError};
+use crate::store::sqlite::Sqlite;
+use crate::{Cause, Home, Host, Interrupt, Scope};
+
+/// Between two looks at the files.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks whether everything has ended by itself.
+const TIDY_EVERY: Duration = Duration::from_millis(5);
+/// The configuration's name, where nobody says another.
+const CONFIG: &str = "estop.toml";
+
+/// Keep a host with its tools, for agents to call (`estop call`) and operators to stop. SIGHUP reloads; what has changed
+/// is reloaded also without. SIGTERM or Ctrl-C stops everything and ends it.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub(super) struct Args {
+    /// What to serve and how much of it; ./estop.toml, else estop.toml in the home
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    home: home::Options,
+}
+
+const EXAMPLE: &str = "\
+A configuration; only the path of each tool has to be there:
+   [tools.notes]                     # its state is kept under this name
+   path = \"memory.wasm\"              # from here; what is there is loaded anew when it changes
+   digest = \"sha256:…\"               # nothing else is loaded
+   [limits]                          # of each call; whoever calls may ask for less
+   deadline = \"30s\"
+   fuel = \"10G\"
+   memory = \"64MiB\"
+   [host]
+   shutdown_grace = \"5s\"";
+
+pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let watchdog = Watchdog::start()?;
+    let config = config(args)?;
+    let stamp = Stamp::of(&config);
+    let policy = Policy::read(&config).map_err(|error| unusable(&error))?;
+    let grace = policy.host.shutdown_grace;
+    let ends_within = grace.saturating_add(watchdog::ENDS_WITHIN);
+    let signals = Signals::tell_and_reload(watchdog.clone(), ends_within)?;
+    let home = args.home.open()?;
+    let served = Served::new();
+    let host = build(&policy, &home, &served)?;
+    let shelf = Shelf::new(host.clone(), served, config, stamp, policy);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(shelf, &signals, &Manager::from_env(), &watchdog, ends_within));
+    runtime.block_on(async {
+        tidy(&host, grace).await;
+        host.shutdown().await;
+    });
+    say("estop: everything is stopped and entered; ended");
+    // Without waiting for threads: what the calls had is released, and nothing else may hold up the end.
+    std::process::exit(ExitCode::Completed as i32)
+}
+
+fn config(args: &Args) -> anyhow::Result<PathBuf> {
+    if let Some(path) = &args.config {
+        return std::path::absolute(path).with_context(|| format!("cannot use `{}`", path.display()));
+    }
+    let here = std::path::absolute(CONFIG).context("cannot say where this is")?;
+    if here.exists() {
+        return Ok(here);
+    }
+    let in_home = args.home.path()?.join(CONFIG);
+    if in_home.exists() {
+        return Ok(in_home);
+    }
+    let (here, in_home) = (here.display(), in_home.display());
+    Err(usage(format!("there is neither `{here}` nor `{in_home}`; `estop serve --help` shows what to write into one")))
+}
+
+fn unusable(error: &PolicyError) -> anyhow::Error {
+    let message =
+        format!("{error}\nnothing was started; correct it and start again (`estop serve --help` has an example)");
+    WithCode { code: ExitCode::Usage, message }.into()
+}
+
+fn build(policy: &Policy, home: &Home, served: &Served) -> anyhow::Result<Host> {
+    let mut store = Sqlite::options(home);
+    if let Some(to) = &policy.host.checkpoint_to {
+        store = store.checkpoint_to(to.clone());
+    }
+    let builder = Host::builder().limits(policy.host.limits.clone()).call_limits(policy.host.call_limits.clone());
+    let builder = builder.store(store.open()?).cache(home);
+    Ok(builder.offer(HostKind::Serve).serve_agents(served).build()?)
+}
+
+/// Until somebody asks it to end.
+async fn serve(mut shelf: Shelf, signals: &Signals, manager: &Manager, watchdog: &Watchdog, ends_within: Duration) {
+    let asked = tokio::select! {
+        biased;
+        asked = signals.asked() => asked,
+        () = keep(&mut shelf, signals, manager) => return,
+    };
+    // Armed by whoever has heard the signal. Again, for the unlikely: it can only be sooner.
+    watchdog.arm(ends_within);
+    let what = format!("ending ({}): stopping {} calls", asked.reason, shelf.host().live_calls());
+    manager.stopping(&what);
+    say(&format!("estop: {}", printable(&what)));
+}
+
+/// What runs may come to an end of its own, within this.
+async fn tidy(host: &Host, grace: Duration) {
+    if grace.is_zero() || host.live_calls() == 0 {
+        return;
+    }
+    host.interrupt(Scope::Everything, Interrupt::new(Cause::Shutdown, HOST_ACTOR).grace(grace));
+    let until = Instant::now() + grace;
+    while host.live_calls() > 0 && Instant::now() < until {
+        sleep(TIDY_EVERY).await;
+    }
+}
+
+/// Loads, says that it is ready, and looks again and again.
+async fn keep(shelf: &mut Shelf, signals: &Signals, manager: &Manager) {
+    let mut hangups = signals.hangups();
+    let host = shelf.host().clone();
+    let alive = async {
+        let Some(watches) = manager.watches() else { return std::future::pending().await };
+        let mut every = interval(watches / 2);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            match host.dead_thread() {
+                None => manager.alive(),
+                Some(thread) => manager.status(&format!("{thread} gives no sign of life")),
+            }
+        }
+    };
+    let work = async {
+        shelf.load().await;
+        let said = shelf.says();
+        let place = host.sockets().map(|folder| folder.display().to_string()).unwrap_or_default();
+        manager.ready(&said);
+        say(&format!("estop: serving {said}; sockets in {place}"));
+        loop {
+            let asked = tokio::select! {
+                changed = hangups.changed() => changed.is_ok(),
+                () = sleep(LOOK_EVERY) => false,
+            };
+            if asked {
+                manager.reloading();
+            }
+            let changed = shelf.look(asked).await;
+            if asked || changed {
+                let said = shelf.says();
+                manager.ready(&said);
+                say(&format!("estop: serving {said}"));
+            }
+        }
+    };
+    tokio::select! {
+        () = alive => {},
+        () = work => {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::{Clock, SystemClock};
+
+    /// Whoever looks at it waits while it is stuck: the ticker does.
+    struct Stuck {
+        is_stuck: Arc<AtomicBool>,
+        clock: SystemClock,
+    }
+
+    impl Clock for Stuck {
+        fn monotonic(&self) -> Duration {
+            while self.is_stuck.load(Ordering::Acquire) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            self.clock.monotonic()
+        }
+
+        fn wall(&self) -> SystemTime {
+            self.clock.wall()
+        }
+    }
+
+    /// systemd is given no sign of life for a host that could not keep its deadlines.
+    #[test]
+    fn a_thread_that_is_stuck_is_named() {
+        let is_stuck = Arc::new(AtomicBool::new(false));
+        let clock = Stuck { is_stuck: Arc::clone(&is_stuck), clock: SystemClock::new() };
+        let host = Host::builder().clock(clock).build().unwrap();
+        let until = |thread: Option<&str>| {
+            let begun = std::time::Instant::now();
+            while host.dead_thread() != thread {
+                assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", host.dead_thread());
+                thread::yield_now();
+            }
+        };
+        until(None);
+        is_stuck.store(true, Ordering::Release);
+        until(Some("the ticker"));
+        is_stuck.store(false, Ordering::Release);
+        until(None);
+    }
+}

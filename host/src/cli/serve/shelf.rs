@@ -1,0 +1,209 @@
+//! What is served, and what the files say that should be.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::look::Stamp;
+use crate::cli::{printable, say};
+use crate::control::Served;
+use crate::control::served::unloaded;
+use crate::policy::{Policy, ToolPolicy};
+use crate::{Component, Digest, Host, Scope, Source};
+
+/// What is told of a component that is loaded for the first time.
+const LOADING: &str = "it is being loaded; try again";
+
+/// The components of one host, as its configuration has them.
+pub(super) struct Shelf {
+    host: Host,
+    served: Served,
+    config: PathBuf,
+    stamp: Stamp,
+    policy: Policy,
+    tools: BTreeMap<String, Kept>,
+    /// Why the configuration on the disk is not the one that is kept to.
+    trouble: Option<String>,
+}
+
+/// One component.
+struct Kept {
+    tool: ToolPolicy,
+    /// Of the file when it was last loaded, or not.
+    stamp: Option<Stamp>,
+    component: Option<Component>,
+    /// Versions whose calls may still run.
+    earlier: Vec<Digest>,
+    error: Option<String>,
+}
+
+impl Shelf {
+    /// Nothing is loaded yet.
+    pub(super) fn new(host: Host, served: Served, config: PathBuf, stamp: Stamp, policy: Policy) -> Self {
+        let mut shelf = Self { host, served, config, stamp, policy, tools: BTreeMap::new(), trouble: None };
+        shelf.take_over();
+        shelf
+    }
+
+    pub(super) fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// In one line, for people.
+    pub(super) fn says(&self) -> String {
+        let loaded = self.tools.values().filter_map(|kept| kept.component.as_ref());
+        let tools: usize = loaded.clone().map(|component| component.tools().len()).sum();
+        let broken: Vec<_> = self.tools.iter().filter(|(_, kept)| kept.error.is_some()).collect();
+        let mut text = format!("{tools} tools of {} components", loaded.count());
+        if !broken.is_empty() {
+            let names: Vec<_> = broken.iter().map(|(name, _)| printable(name)).collect();
+            text += &format!("; NOT as on the disk: {}", names.join(", "));
+        }
+        if self.trouble.is_some() {
+            text += "; the configuration on the disk is not in force";
+        }
+        text
+    }
+
+    /// Looks at the files; at all of them as if they had changed, if `all` is set. Whether anything is different.
+    pub(super) async fn look(&mut self, all: bool) -> bool {
+        let stamp = Stamp::of(&self.config);
+        let mut changed = false;
+        if all || !stamp.is_same(&self.stamp) {
+            self.stamp = stamp;
+            changed = self.read();
+        }
+        if all {
+            self.tools.values_mut().for_each(|kept| kept.stamp = None);
+        }
+        self.load().await || changed
+    }
+
+    /// Reads the configuration. Whether that made a difference.
+    fn read(&mut self) -> bool {
+        let before = (self.policy.clone(), self.trouble.clone());
+        match Policy::read(&self.config) {
+            Ok(policy) => {
+                let tools = policy.tools.clone();
+                self.trouble = (policy.host != self.policy.host).then(|| {
+                    format!(
+                        "{}: [host] and [limits] have changed; that takes effect when `estop serve` is started again, \
+                         and the old ones hold until then",
+                        self.config.display()
+                    )
+                });
+                self.policy.tools = tools;
+                self.take_over();
+            }
+            Err(error) => self.trouble = Some(format!("{error}; the configuration from before stays in force")),
+        }
+        self.served.trouble(self.trouble.clone());
+        if self.trouble != before.1
+            && let Some(trouble) = &self.trouble
+        {
+            say(&format!("estop: NOT RELOADED: {}", printable(trouble)));
+        }
+        self.policy.tools != before.0.tools || self.trouble != before.1
+    }
+
+    /// Drops what is not in the configuration any more, and makes a place for what is new in it.
+    fn take_over(&mut self) {
+        let gone: Vec<_> = self.tools.keys().filter(|name| !self.policy.tools.contains_key(*name)).cloned().collect();
+        for name in gone {
+            if let Some(kept) = self.tools.remove(&name) {
+                self.unload(&name, kept);
+            }
+        }
+        for (name, tool) in &self.policy.tools {
+            match self.tools.get_mut(name) {
+                Some(kept) if kept.tool == *tool => {}
+                Some(kept) => (kept.tool, kept.stamp) = (tool.clone(), None),
+                None => {
+                    self.served.fail(name, LOADING);
+                    let (tool, error) = (tool.clone(), None);
+                    let kept = Kept { tool, stamp: None, component: None, earlier: Vec::new(), error };
+                    self.tools.insert(name.clone(), kept);
+                }
+            }
+        }
+    }
+
+    /// Its running calls are stopped, unless what they run is still served under another name.
+    fn unload(&mut self, name: &str, kept: Kept) {
+        // First, so that no call begins after the walk that does not find out.
+        self.served.remove(name);
+        let mut digests = kept.earlier;
+        if let Some(component) = kept.component {
+            self.host.unload(&component);
+            digests.push(component.digest());
+        }
+        digests.sort();
+        digests.dedup();
+        let mut stopped = 0;
+        for digest in digests {
+            let is_used = |kept: &Kept| {
+                kept.earlier.contains(&digest) || kept.component.as_ref().is_some_and(|other| other.digest() == digest)
+            };
+            if !self.tools.values().any(is_used) && self.host.runs(digest) {
+                stopped += self.host.interrupt(Scope::Component(digest), unloaded(name)).len();
+            }
+        }
+        say(&format!("estop: `{}` was unloaded; {stopped} calls were stopped", printable(name)));
+    }
+
+    /// Loads what has changed. Whether anything has.
+    pub(super) async fn load(&mut self) -> bool {
+        let mut changed = false;
+        for (name, kept) in &mut self.tools {
+            let stamp = Stamp::of(&kept.tool.path);
+            if kept.stamp.is_some_and(|before| stamp.is_same(&before)) {
+                continue;
+            }
+            let mut source = Source::file(&kept.tool.path).named(name.clone());
+            if let Some(digest) = kept.tool.digest {
+                source = source.expect_digest(digest);
+            }
+            let loaded = self.host.load(source).await;
+            // Not before: a look that was broken off has not happened.
+            kept.stamp = Some(stamp);
+            let error = match loaded {
+                Ok(component) => {
+                    changed |= kept.put(&self.host, &self.served, component);
+                    None
+                }
+                Err(error) => Some(format!("`{}`: {error}", kept.tool.path.display())),
+            };
+            if kept.error != error {
+                changed = true;
+                match &error {
+                    Some(why) => {
+                        let stays = if kept.component.is_some() { "; the one from before stays" } else { "" };
+                        say(&format!("estop: NOT LOADED: {}: {}{stays}", printable(name), printable(why)));
+                        self.served.fail(name, why);
+                    }
+                    None => self.served.mend(name),
+                }
+                kept.error = error;
+            }
+        }
+        changed
+    }
+}
+
+impl Kept {
+    /// Calls get this one from now on; those of the one before go on. Whether it is another one.
+    fn put(&mut self, host: &Host, served: &Served, component: Component) -> bool {
+        let digest = component.digest();
+        let before = self.component.replace(component.clone());
+        if before.as_ref().is_some_and(|before| before.digest() == digest) {
+            return false;
+        }
+        served.put(component);
+        if let Some(before) = before {
+            host.unload(&before);
+            self.earlier.push(before.digest());
+        }
+        // Versions without calls need not be remembered: a call that is just being made finds out by itself.
+        self.earlier.retain(|earlier| *earlier != digest && host.runs(*earlier));
+        true
+    }
+}

@@ -1,0 +1,162 @@
+//! The components that agents can call through the host's socket, by name.
+//!
+//! Invariant: a call looks here again once it is registered, and a component is taken from here before its calls are
+//! stopped. So whoever takes one away meets every call of it, or the call finds it gone.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::protocol::ServedComponent;
+use crate::interrupt::{Cause, HOST_ACTOR, Interrupt};
+use crate::tools::{Component, Digest};
+
+/// Names that one message lists.
+const NAMED_MAX: usize = 20;
+
+/// A shelf of components for [`HostBuilder::serve_agents`](crate::HostBuilder::serve_agents). Cloning gives another handle
+/// on the same one; it can be changed while agents call.
+#[derive(Clone, Default)]
+pub struct Served {
+    shelf: Arc<RwLock<Shelf>>,
+}
+
+#[derive(Default)]
+struct Shelf {
+    places: BTreeMap<String, Place>,
+    trouble: Option<String>,
+}
+
+#[derive(Default)]
+struct Place {
+    component: Option<Component>,
+    error: Option<String>,
+}
+
+/// There is no such tool here.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotServed {
+    #[error("no component has a tool `{tool}`; there are: {}", listed(.known))]
+    Tool { tool: String, known: Vec<String> },
+    #[error("no component `{component}` is served; there are: {}", listed(.known))]
+    Component { component: String, known: Vec<String> },
+    #[error("several components have a tool `{tool}`, say which one: {}", listed(.components))]
+    Ambiguous { tool: String, components: Vec<String> },
+    #[error("the component `{component}` is not loaded: {why}")]
+    NotLoaded { component: String, why: String },
+}
+
+fn listed(names: &[String]) -> String {
+    let more = names.len().saturating_sub(NAMED_MAX);
+    match names {
+        [] => "none".into(),
+        names if more > 0 => format!("{} and {more} more", names[..NAMED_MAX].join(", ")),
+        names => names.join(", "),
+    }
+}
+
+impl Served {
+    /// Nothing to call.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// New calls get this component from now on, under the name that it was loaded with. What they got before.
+    pub fn put(&self, component: Component) -> Option<Component> {
+        let place = Place { component: Some(component.clone()), error: None };
+        self.write().places.insert(component.name().to_owned(), place).and_then(|before| before.component)
+    }
+
+    /// Why what agents get under this name is not what they should get. What is there stays.
+    pub fn fail(&self, name: impl Into<String>, why: impl Into<String>) {
+        self.write().places.entry(name.into()).or_default().error = Some(why.into());
+    }
+
+    /// What is there is what should be.
+    pub fn mend(&self, name: &str) {
+        if let Some(place) = self.write().places.get_mut(name) {
+            place.error = None;
+        }
+    }
+
+    /// New calls do not find it any more. What was there: to stop its calls, interrupt its digest after this.
+    pub fn remove(&self, name: &str) -> Option<Component> {
+        self.write().places.remove(name).and_then(|place| place.component)
+    }
+
+    /// Told to whoever lists the tools: why the whole is not what it should be.
+    pub fn trouble(&self, why: Option<String>) {
+        self.write().trouble = why;
+    }
+
+    /// Whether anything of this digest can be called.
+    pub fn has_digest(&self, digest: Digest) -> bool {
+        let shelf = self.read();
+        let mut served = shelf.places.values().filter_map(|place| place.component.as_ref());
+        served.any(|component| component.digest() == digest)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.read().places.get(name).is_some_and(|place| place.component.is_some())
+    }
+
+    /// The component that has this tool; and of which one, if the name of the tool does not say.
+    pub(crate) fn find(&self, tool: &str, component: Option<&str>) -> Result<Component, NotServed> {
+        let shelf = self.read();
+        let known = || shelf.places.keys().cloned().collect();
+        if let Some(name) = component {
+            let unknown = || NotServed::Component { component: name.to_owned(), known: known() };
+            let place = shelf.places.get(name).ok_or_else(unknown)?;
+            let why = || place.error.clone().unwrap_or_default();
+            let missing = || NotServed::NotLoaded { component: name.to_owned(), why: why() };
+            return place.component.clone().ok_or_else(missing);
+        }
+        let served = shelf.places.values().filter_map(|place| place.component.as_ref());
+        let having: Vec<&Component> = served.clone().filter(|component| component.tool(tool).is_some()).collect();
+        match having[..] {
+            [component] => Ok(component.clone()),
+            [] => match shelf.places.iter().find(|(_, place)| place.component.is_none()) {
+                // It may be the one that has it.
+                Some((name, Place { error: Some(why), .. })) => {
+                    Err(NotServed::NotLoaded { component: name.clone(), why: why.clone() })
+                }
+                _ => {
+                    let full = |component: &Component| {
+                        let name = component.name().to_owned();
+                        component.tools().iter().map(|tool| format!("{name}/{}", tool.name)).collect::<Vec<_>>()
+                    };
+                    Err(NotServed::Tool { tool: tool.to_owned(), known: served.flat_map(full).collect() })
+                }
+            },
+            _ => {
+                let components = having.iter().map(|component| component.name().to_owned()).collect();
+                Err(NotServed::Ambiguous { tool: tool.to_owned(), components })
+            }
+        }
+    }
+
+    /// Everything, for whoever looks.
+    pub(crate) fn list(&self) -> (Vec<ServedComponent>, Option<String>) {
+        let shelf = self.read();
+        let served = |(name, place): (&String, &Place)| ServedComponent {
+            component: name.clone(),
+            digest: place.component.as_ref().map(Component::digest),
+            error: place.error.clone(),
+            tools: place.component.as_ref().map(|component| component.tools().to_vec()).unwrap_or_default(),
+        };
+        (shelf.places.iter().map(served).collect(), shelf.trouble.clone())
+    }
+
+    /// Held for a moment only, and never while anything is waited for.
+    fn read(&self) -> RwLockReadGuard<'_, Shelf> {
+        self.shelf.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Shelf> {
+        self.shelf.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What stops the calls of a component that was taken away.
+pub(crate) fn unloaded(name: &str) -> Interrupt {
+    Interrupt::new(Cause::Shutdown, HOST_ACTOR).reason(format!("the tool `{name}` was unloaded"))
+}

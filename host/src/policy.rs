@@ -1,0 +1,364 @@
+//! `estop.toml`: which tools a host serves, and what they may use.
+//!
+//! Invariant: a file is taken as a whole or not at all. What is not known, of the wrong type or contradicts itself is an
+//! error that names the line and the column; nothing is guessed and nothing is passed over.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
+use toml::Spanned;
+
+use crate::call::CallLimits;
+use crate::cli::quantity;
+use crate::host::HostLimits;
+use crate::log::CheckpointTo;
+use crate::tools::{Digest, checked_name};
+use crate::transaction::StateLimits;
+
+/// A file is never larger (bytes).
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Longer would outlast the patience of whoever stops the process.
+const SHUTDOWN_GRACE_MAX: Duration = Duration::from_secs(60);
+/// More threads than any machine has processors.
+const WORKERS_MAX: usize = 1024;
+
+/// What one file says.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Policy {
+    pub(crate) host: HostPolicy,
+    pub(crate) tools: BTreeMap<String, ToolPolicy>,
+}
+
+/// What holds as long as the host lives.
+#[derive(Clone, Debug)]
+pub(crate) struct HostPolicy {
+    pub(crate) limits: HostLimits,
+    pub(crate) call_limits: CallLimits,
+    pub(crate) checkpoint_to: Option<CheckpointTo>,
+    /// What running calls get to tidy up when the host ends.
+    pub(crate) shutdown_grace: Duration,
+}
+
+impl PartialEq for HostPolicy {
+    fn eq(&self, other: &Self) -> bool {
+        // Plain numbers, all of them shown.
+        format!("{self:?}") == format!("{other:?}")
+    }
+}
+
+/// One component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ToolPolicy {
+    pub(crate) path: PathBuf,
+    pub(crate) digest: Option<Digest>,
+}
+
+/// A file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PolicyError {
+    #[error("cannot read `{}`: {error}", path.display())]
+    Read { path: PathBuf, error: std::io::Error },
+    #[error("`{}` is larger than {FILE_BYTES_MAX} bytes", .0.display())]
+    TooLarge(PathBuf),
+    #[error("{}:{line}:{column}: {what}", path.display())]
+    At { path: PathBuf, line: usize, column: usize, what: String },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    host: HostTable,
+    #[serde(default)]
+    limits: LimitsTable,
+    #[serde(default)]
+    tools: BTreeMap<Spanned<String>, ToolTable>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HostTable {
+    calls_max: Option<Count>,
+    sandboxes_max: Option<Spanned<Count>>,
+    memory_bytes_max: Option<Bytes>,
+    table_elements_max: Option<Count>,
+    component_bytes_max: Option<Bytes>,
+    components_max: Option<Count>,
+    tools_max: Option<Count>,
+    workers: Option<Spanned<usize>>,
+    checkpoint_to: Option<Parsed<CheckpointTo>>,
+    shutdown_grace: Option<Spanned<Time>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsTable {
+    deadline: Option<Spanned<Time>>,
+    grace: Option<Time>,
+    fuel: Option<Spanned<Fuel>>,
+    memory: Option<Spanned<Bytes>>,
+    input_bytes_max: Option<Bytes>,
+    output_bytes_max: Option<Bytes>,
+    transfer_bytes_max: Option<Bytes>,
+    stderr_bytes_max: Option<Bytes>,
+    resources_max: Option<Count>,
+    effects_max: Option<Count>,
+    #[serde(default)]
+    state: StateTable,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateTable {
+    key_bytes_max: Option<Bytes>,
+    value_bytes_max: Option<Bytes>,
+    keys_max: Option<Count>,
+    read_bytes_max: Option<Bytes>,
+    write_bytes_max: Option<Bytes>,
+    space_bytes_max: Option<Bytes>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolTable {
+    path: Spanned<PathBuf>,
+    digest: Option<Digest>,
+}
+
+/// How many. None would let nothing in.
+struct Count(usize);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match usize::deserialize(deserializer)? {
+            0 => Err(de::Error::custom("at least 1")),
+            count => Ok(Self(count)),
+        }
+    }
+}
+
+struct Time(Duration);
+struct Bytes(usize);
+struct Fuel(u64);
+struct Parsed<T>(T);
+
+/// A quantity as text, as on the command line, or as a number of its unit where it has one.
+struct Quantity<T> {
+    what: &'static str,
+    text: fn(&str) -> Result<T, String>,
+    number: Option<fn(u64) -> Option<T>>,
+}
+
+impl<T> Visitor<'_> for Quantity<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.what)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        (self.text)(text).map_err(|why| E::custom(format!("`{text}`: {why}")))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        let given = u64::try_from(number).ok().zip(self.number).and_then(|(number, convert)| convert(number));
+        given.ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let what = "a duration with its unit, such as \"500ms\" or \"30s\"";
+        deserializer.deserialize_any(Quantity { what, text: quantity::duration, number: None }).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let what = "a size, such as \"64MiB\", or a number of bytes";
+        let number = Some((|bytes| usize::try_from(bytes).ok()) as fn(u64) -> Option<usize>);
+        deserializer.deserialize_any(Quantity { what, text: quantity::bytes, number }).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fuel {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let what = "an amount of fuel, such as \"10G\", or a number";
+        deserializer.deserialize_any(Quantity { what, text: quantity::fuel, number: Some(Some) }).map(Self)
+    }
+}
+
+impl<'de, T: FromStr<Err = String>> Deserialize<'de> for Parsed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(de::Error::custom)
+    }
+}
+
+impl Policy {
+    /// Reads a file.
+    pub(crate) fn read(path: &Path) -> Result<Self, PolicyError> {
+        let failed = |error| PolicyError::Read { path: path.to_owned(), error };
+        // Before it is opened: opening a named pipe waits for whoever writes to it.
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
+            return Err(failed(std::io::Error::other("it is not a regular file")));
+        }
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path).map_err(failed)?;
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(PolicyError::TooLarge(path.to_owned()));
+        }
+        match String::from_utf8(bytes) {
+            Ok(text) => Self::parse(path, &text),
+            Err(error) => {
+                let read = error.as_bytes()[..error.utf8_error().valid_up_to()].to_vec();
+                let read = String::from_utf8_lossy(&read).into_owned();
+                Err(at(path, &read, read.len()..read.len(), "it is not UTF-8".into()))
+            }
+        }
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, PolicyError> {
+        let file: File = toml::from_str(text).map_err(|error| {
+            let place = error.span().unwrap_or(0..0);
+            at(path, text, place, error.message().to_owned())
+        })?;
+        let wrong = |place: Range<usize>, what: String| at(path, text, place, what);
+        let host = file.host.check(file.limits, &wrong)?;
+        // A relative path is one from the file, wherever the command is started.
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let tools = file.tools.into_iter().map(|(name, tool)| {
+            let place = name.span();
+            let name = checked_name(name.into_inner()).map_err(|error| wrong(place, error.to_string()))?;
+            let place = tool.path.span();
+            if tool.path.get_ref().extension().is_none_or(|extension| extension != "wasm") {
+                let why =
+                    "`path` names no `.wasm` file (`estop build DIR` makes one of a tool's crate, and says where)";
+                return Err(wrong(place, why.into()));
+            }
+            let path = folder.join(tool.path.into_inner());
+            Ok((name, ToolPolicy { path, digest: tool.digest }))
+        });
+        Ok(Self { host, tools: tools.collect::<Result<_, _>>()? })
+    }
+}
+
+impl HostTable {
+    fn check(
+        self,
+        limits: LimitsTable,
+        wrong: &dyn Fn(Range<usize>, String) -> PolicyError,
+    ) -> Result<HostPolicy, PolicyError> {
+        let none = HostLimits::default();
+        let count = |count: Option<Count>, default| count.map_or(default, |Count(count)| count);
+        let bytes = |bytes: Option<Bytes>, default| bytes.map_or(default, |Bytes(bytes)| bytes);
+        let sandboxes_max = match self.sandboxes_max {
+            None => none.sandboxes_max,
+            Some(given) => {
+                u32::try_from(given.get_ref().0).map_err(|_| wrong(given.span(), format!("at most {}", u32::MAX)))?
+            }
+        };
+        let workers = match self.workers {
+            None => none.workers,
+            Some(given) if *given.get_ref() <= WORKERS_MAX => given.into_inner(),
+            Some(given) => {
+                return Err(wrong(given.span(), format!("at most {WORKERS_MAX} (0: one for each processor)")));
+            }
+        };
+        let shutdown_grace = match self.shutdown_grace {
+            None => Duration::ZERO,
+            Some(given) if given.get_ref().0 <= SHUTDOWN_GRACE_MAX => given.into_inner().0,
+            Some(given) => return Err(wrong(given.span(), format!("at most {}s", SHUTDOWN_GRACE_MAX.as_secs()))),
+        };
+        let asked = limits.memory.as_ref().map(|memory| (memory.span(), memory.get_ref().0));
+        let memory_bytes_max = match (self.memory_bytes_max, asked) {
+            // Whoever grants it to calls grants it to the host.
+            (None, Some((_, asked))) => none.memory_bytes_max.max(asked),
+            (given, None) => bytes(given, none.memory_bytes_max),
+            (Some(Bytes(most)), Some((place, asked))) if asked > most => {
+                let why = format!(
+                    "`memory` is {asked} bytes, and `memory_bytes_max` of [host] is {most}: raise that, or lower this"
+                );
+                return Err(wrong(place, why));
+            }
+            (Some(Bytes(most)), Some(_)) => most,
+        };
+        let host_limits = HostLimits {
+            calls_max: count(self.calls_max, none.calls_max),
+            sandboxes_max,
+            memory_bytes_max,
+            table_elements_max: count(self.table_elements_max, none.table_elements_max),
+            component_bytes_max: bytes(self.component_bytes_max, none.component_bytes_max),
+            components_max: count(self.components_max, none.components_max),
+            tools_max: count(self.tools_max, none.tools_max),
+            workers,
+        };
+        let call_limits = limits.check(memory_bytes_max, wrong)?;
+        let checkpoint_to = self.checkpoint_to.map(|Parsed(to)| to);
+        Ok(HostPolicy { limits: host_limits, call_limits, checkpoint_to, shutdown_grace })
+    }
+}
+
+impl LimitsTable {
+    fn check(
+        self,
+        memory_bytes_max: usize,
+        wrong: &dyn Fn(Range<usize>, String) -> PolicyError,
+    ) -> Result<CallLimits, PolicyError> {
+        let none = CallLimits::default();
+        let count = |count: Option<Count>, default| count.map_or(default, |Count(count)| count);
+        let bytes = |bytes: Option<Bytes>, default| bytes.map_or(default, |Bytes(bytes)| bytes);
+        let many = |given: Option<Bytes>, default| given.map_or(default, |Bytes(bytes)| bytes as u64);
+        let nothing = |place| wrong(place, "more than nothing: every call would be stopped at once".into());
+        let deadline = match self.deadline {
+            None => none.deadline,
+            Some(given) if given.get_ref().0.is_zero() => return Err(nothing(given.span())),
+            Some(given) => given.into_inner().0,
+        };
+        let fuel = match self.fuel {
+            None => none.fuel,
+            Some(given) if given.get_ref().0 == 0 => return Err(nothing(given.span())),
+            Some(given) => given.into_inner().0,
+        };
+        let memory = match self.memory {
+            None => none.memory_bytes_max.min(memory_bytes_max),
+            Some(given) if given.get_ref().0 == 0 => return Err(nothing(given.span())),
+            Some(given) => given.into_inner().0,
+        };
+        let state = self.state;
+        Ok(CallLimits {
+            deadline,
+            grace: self.grace.map_or(none.grace, |Time(grace)| grace),
+            fuel,
+            memory_bytes_max: memory,
+            input_bytes_max: bytes(self.input_bytes_max, none.input_bytes_max),
+            output_bytes_max: bytes(self.output_bytes_max, none.output_bytes_max),
+            transfer_bytes_max: bytes(self.transfer_bytes_max, none.transfer_bytes_max),
+            stderr_bytes_max: bytes(self.stderr_bytes_max, none.stderr_bytes_max),
+            resources_max: count(self.resources_max, none.resources_max),
+            effects_max: count(self.effects_max, none.effects_max),
+            state: StateLimits {
+                key_bytes_max: bytes(state.key_bytes_max, none.state.key_bytes_max),
+                value_bytes_max: bytes(state.value_bytes_max, none.state.value_bytes_max),
+                keys_max: count(state.keys_max, none.state.keys_max),
+                read_bytes_max: many(state.read_bytes_max, none.state.read_bytes_max),
+                write_bytes_max: many(state.write_bytes_max, none.state.write_bytes_max),
+                space_bytes_max: many(state.space_bytes_max, none.state.space_bytes_max),
+            },
+        })
+    }
+}
+
+/// With the line and the column of where it begins, both from one; columns count characters.
+fn at(path: &Path, text: &str, place: Range<usize>, what: String) -> PolicyError {
+    let before = &text[..text.floor_char_boundary(place.start)];
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    PolicyError::At { path: path.to_owned(), line, column, what }
+}

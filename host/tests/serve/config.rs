@@ -1,0 +1,269 @@
+//! `estop.toml`: what is wrong with it is told with its place, and what is right in it holds.
+
+use std::fs;
+
+use estop_tests::guests;
+use serde_json::{Value, json};
+
+use crate::command::{Running, estop};
+use crate::scene::{Scene, section, until};
+
+/// Every key there is, by its table, with a value that is right.
+const KEYS: [(&str, &[(&str, &str)]); 4] = [
+    (
+        "host",
+        &[
+            ("calls_max", "10"),
+            ("sandboxes_max", "10"),
+            ("memory_bytes_max", "\"64MiB\""),
+            ("table_elements_max", "20_000"),
+            ("component_bytes_max", "\"10MiB\""),
+            ("components_max", "10"),
+            ("tools_max", "10"),
+            ("workers", "2"),
+            ("checkpoint_to", "\"file:/dev/null\""),
+            ("shutdown_grace", "\"1s\""),
+        ],
+    ),
+    (
+        "limits",
+        &[
+            ("deadline", "\"30s\""),
+            ("grace", "\"0s\""),
+            ("fuel", "\"10G\""),
+            ("memory", "\"64MiB\""),
+            ("input_bytes_max", "\"1MiB\""),
+            ("output_bytes_max", "\"1MiB\""),
+            ("transfer_bytes_max", "\"4MiB\""),
+            ("stderr_bytes_max", "8192"),
+            ("resources_max", "100"),
+            ("effects_max", "100"),
+        ],
+    ),
+    (
+        "limits.state",
+        &[
+            ("key_bytes_max", "\"1KiB\""),
+            ("value_bytes_max", "\"1MiB\""),
+            ("keys_max", "1000"),
+            ("read_bytes_max", "\"1MiB\""),
+            ("write_bytes_max", "\"1MiB\""),
+            ("space_bytes_max", "\"1MiB\""),
+        ],
+    ),
+    (
+        "tools.echo",
+        &[
+            ("path", "\"echo.wasm\""),
+            ("digest", "\"sha256:0000000000000000000000000000000000000000000000000000000000000000\""),
+        ],
+    ),
+];
+
+/// Serving this fails before anything has begun, and says why and where.
+#[track_caller]
+fn unusable(scene: &Scene, config: &str, place: &str, words: &[&str]) {
+    scene.config(config);
+    let place = format!("estop.toml:{place}: ");
+    let ended = Running::start(scene.serving_command()).ended();
+    ended.has(2, &[&[&*place, "nothing was started"], words].concat());
+    assert!(!scene.machine.home().exists(), "{config}");
+}
+
+/// A file with every key is right; with any of them misspelt, of another type, or twice, it is wrong there.
+#[test]
+fn every_key_is_checked() {
+    let scene = Scene::new(&["echo"]);
+    for (table, keys) in KEYS {
+        for (at, (key, value)) in keys.iter().enumerate() {
+            // Line 1 is the table's name.
+            let with = |line: &str| {
+                let others = keys.iter().enumerate().map(|(other, (key, value))| match other == at {
+                    true => format!("{line}\n"),
+                    false => format!("{key} = {value}\n"),
+                });
+                format!("[{table}]\n{}", others.collect::<String>())
+            };
+            let line = at + 2;
+            unusable(&scene, &with(&format!("x_{key} = {value}")), &format!("{line}:1"), &[&format!("x_{key}")]);
+            let column = key.len() + 4;
+            unusable(&scene, &with(&format!("{key} = true")), &format!("{line}:{column}"), &["boolean"]);
+            unusable(&scene, &with(&format!("{key} = {value}\n{key} = {value}")), &format!("{}:1", line + 1), &[]);
+        }
+    }
+    let all = |(table, keys): &(&str, &[(&str, &str)])| {
+        format!("[{table}]\n{}", keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect::<String>())
+    };
+    // All of them are known: only that digest is not that of what is there.
+    scene.config(&KEYS.iter().map(all).collect::<String>());
+    let host = scene.serve();
+    assert!(scene.component(&host, "echo")["error"].as_str().unwrap().contains("expected sha256:0000"));
+}
+
+/// What cannot be meant.
+#[test]
+fn nonsense_is_refused_with_its_place() {
+    let scene = Scene::new(&[]);
+    for (config, place, words) in [
+        ("[hosts]", "1:2", &["hosts"][..]),
+        ("[host\n", "1:6", &[]),
+        ("colour = 1", "1:1", &["colour"]),
+        ("[limits]\ndeadline = \"30\"", "2:12", &["not a duration", "30s"]),
+        ("[limits]\ndeadline = 30", "2:12", &["a duration with its unit"]),
+        ("[limits]\ndeadline = \"0s\"", "2:12", &["more than nothing"]),
+        ("[limits]\nfuel = \"10 parsecs\"", "2:8", &["not an amount of fuel"]),
+        ("[limits]\nfuel = 0", "2:8", &["more than nothing"]),
+        ("[limits]\nfuel = -1", "2:8", &["an amount of fuel"]),
+        ("[limits]\nmemory = \"64 Mb\"", "2:10", &["not a size"]),
+        ("[limits]\nmemory = 0", "2:10", &["more than nothing"]),
+        (
+            "[limits]\nmemory = \"2GiB\"\n[host]\nmemory_bytes_max = \"1GiB\"",
+            "2:10",
+            &["memory_bytes_max", "1073741824"],
+        ),
+        ("[host]\ncalls_max = 0", "2:13", &["at least 1"]),
+        ("[host]\ncalls_max = -1", "2:13", &[]),
+        ("[host]\nsandboxes_max = 5_000_000_000", "2:17", &["at most"]),
+        ("[host]\nworkers = 5_000", "2:11", &["at most 1024"]),
+        ("[host]\nshutdown_grace = \"1h\"", "2:18", &["at most 60s"]),
+        ("[host]\ncheckpoint_to = \"nowhere\"", "2:17", &["file:PATH"]),
+        ("[tools.\"a/b\"]\npath = \"x.wasm\"", "1:8", &["name"]),
+        ("[tools.a]", "1:1", &["path"]),
+        ("[tools.a]\npath = \"folder\"", "2:8", &[".wasm", "estop build"]),
+        ("[tools.a]\npath = \"a.wasm\"\ndigest = \"sha256:12\"", "3:10", &["64 hexadecimal digits"]),
+        ("[tools.a]\npath = \"a.wasm\"\n[tools.a]\npath = \"b.wasm\"", "3:", &[]),
+        ("# \u{e4}\u{f6}\u{fc}\n\u{e4} = 1", "2:1", &[]),
+    ] {
+        match place.strip_suffix(':') {
+            Some(line) => {
+                scene.config(config);
+                let ended = Running::start(scene.serving_command()).ended();
+                ended.has(2, &[&format!("estop.toml:{line}:")]);
+            }
+            None => unusable(&scene, config, place, words),
+        }
+    }
+    fs::write(scene.config_path(), b"# ok\n# \xff").unwrap();
+    Running::start(scene.serving_command()).ended().has(2, &["estop.toml:2:3", "UTF-8"]);
+    fs::write(scene.config_path(), "#".repeat(2 << 20)).unwrap();
+    Running::start(scene.serving_command()).ended().has(2, &["larger than"]);
+    fs::remove_file(scene.config_path()).unwrap();
+    Running::start(scene.serving_command()).ended().has(2, &["cannot read"]);
+    fs::create_dir(scene.config_path()).unwrap();
+    Running::start(scene.serving_command()).ended().has(2, &["not a regular file"]);
+}
+
+/// Without `--config`: here, else in the home, else it is said where it was looked for.
+#[test]
+fn the_configuration_is_found() {
+    let scene = Scene::new(&["echo"]);
+    let home = scene.machine.home();
+    let here = scene.machine.folder().join("here");
+    fs::create_dir(&here).unwrap();
+    let serving = || {
+        let mut command = estop(&home, &["serve"]);
+        command.current_dir(&here);
+        command
+    };
+    let (in_home, beside) = (home.join("estop.toml"), here.join("estop.toml"));
+    Running::start(serving()).ended().has(2, &[in_home.to_str().unwrap(), beside.to_str().unwrap(), "--help"]);
+    scene.machine.estop(&["run", guests::path("echo").to_str().unwrap(), "-i", r#"{"text":""}"#]).has(0, &[]);
+    // Paths are from the file, wherever the command is started.
+    fs::write(&in_home, section("of_the_home", "../echo")).unwrap();
+    let host = Running::start(serving());
+    host.says("estop: serving 1 tools of 1 components");
+    assert!(scene.component(&host, "of_the_home")["digest"].is_string());
+    drop(host);
+    fs::write(&beside, section("from_here", "../echo")).unwrap();
+    let host = Running::start(serving());
+    host.says("estop: serving 1 tools of 1 components");
+    assert!(scene.component(&host, "from_here")["digest"].is_string());
+}
+
+/// A host with these limits, and all guests.
+fn limited(scene: &Scene, limits: &str) -> Running {
+    let tools = ["runaway", "misc", "kv", "echo"].map(|tool| section(tool, tool)).concat();
+    scene.config(&format!("{limits}\n{tools}"));
+    scene.serve()
+}
+
+/// Every limit of a call is hit, and tells what it is.
+#[test]
+fn every_limit_of_a_call_holds() {
+    let scene = Scene::new(&["runaway", "misc", "kv", "echo"]);
+    let many = |count: u64| json!({"count": count, "bytes": 100});
+    for (limit, tool, input, code, words) in [
+        ("[limits]\ndeadline = \"200ms\"", "spin", json!({}), 14, &["deadline"][..]),
+        ("[limits]\nfuel = \"500M\"", "spin", json!({}), 15, &["fuel"]),
+        ("[limits]\nmemory = \"8MiB\"", "allocate", json!({}), 16, &["8388608"]),
+        ("[limits]\ninput_bytes_max = 10", "echo", json!({"text": "0123456789"}), 4, &["limit is 10"]),
+        ("[limits]\noutput_bytes_max = 100", "big_output", json!({"bytes": 200}), 3, &["limit is 100"]),
+        ("[limits]\ntransfer_bytes_max = \"64KiB\"", "big_output", json!({"bytes": 200_000}), 3, &["transfer"]),
+        ("[limits.state]\nkey_bytes_max = 10", "set", json!({"key": "01234567890", "value": 1}), 3, &["11 bytes"]),
+        ("[limits.state]\nvalue_bytes_max = 50", "write_many", many(1), 3, &["limit is 50"]),
+        ("[limits.state]\nkeys_max = 10", "write_many", many(11), 3, &["more than 10 keys"]),
+        ("[limits.state]\nwrite_bytes_max = 1000", "write_many", many(20), 3, &["more than 1000 bytes"]),
+        ("[limits.state]\nspace_bytes_max = 1000", "write_many", many(20), 3, &["limit is 1000"]),
+    ] {
+        let host = limited(&scene, limit);
+        scene.call(tool, &input, &[]).has(code, words);
+        drop(host);
+    }
+    let host = limited(&scene, "[limits.state]\nread_bytes_max = 500");
+    scene.call("write_many", &many(10), &["--agent", "reader"]).has(0, &[]);
+    scene.call("remove_many", &many(10), &["--agent", "reader"]).has(3, &["reads more than 500 bytes"]);
+    drop(host);
+    let host = limited(&scene, "[limits]\ndeadline = \"100ms\"\ngrace = \"400ms\"");
+    let outcome = scene.call("ignore", &json!({}), &["--json"]).has(14, &[]).json();
+    assert!(outcome["elapsed_us"].as_f64().unwrap() >= 500_000.0, "{outcome}");
+    drop(host);
+    let _host = limited(&scene, "[limits]\nstderr_bytes_max = 4");
+    let trapped = scene.call("panic", &json!({}), &[]).has(5, &[]).stderr;
+    let (_, kept) = trapped.lines().next().unwrap().split_once("ends with: ").unwrap();
+    assert!(kept.len() <= 4, "{trapped}");
+}
+
+/// Every limit of the host is hit as well. (`resources_max` and `effects_max` need guests and host functions of their own:
+/// see the tests of the library.)
+#[test]
+fn every_limit_of_the_host_holds() {
+    let scene = Scene::new(&["runaway", "misc", "kv", "echo"]);
+    for (limit, words) in [
+        ("table_elements_max = 1", "element"),
+        ("component_bytes_max = \"1KiB\"", "larger than 1024 bytes"),
+        ("tools_max = 1", "the limit is 1"),
+        ("components_max = 1", "no room for more"),
+        ("memory_bytes_max = \"64KiB\"", "memory"),
+    ] {
+        let host = limited(&scene, &format!("[host]\n{limit}"));
+        let errors: Vec<Value> =
+            ["runaway", "misc", "kv"].map(|name| scene.component(&host, name)["error"].clone()).into();
+        let refused = errors.iter().filter(|error| error.as_str().is_some_and(|error| error.contains(words))).count();
+        assert!(refused >= 2, "{limit}: {errors:?}");
+    }
+    let spinning = json!({});
+    let host = limited(&scene, "[host]\ncalls_max = 1");
+    let first = scene.calling("spin", &spinning, &[]);
+    scene.until_running(1);
+    scene.call("spin", &spinning, &[]).has(6, &["1 calls run or wait"]);
+    drop((first, host));
+    let host = limited(&scene, "[host]\nsandboxes_max = 1");
+    let calls = [scene.calling("spin", &spinning, &[]), scene.calling("spin", &spinning, &[])];
+    until("one of them waits for room", || {
+        let seen = scene.machine.ps();
+        let states: Vec<_> = seen["calls"].as_array().unwrap().iter().map(|call| call["state"].clone()).collect();
+        states.len() == 2 && states.contains(&json!("queued")) && states.contains(&json!("running"))
+    });
+    drop((calls, host));
+    let host = limited(&scene, "[host]\nworkers = 3");
+    let threads = fs::read_dir(format!("/proc/{}/task", host.child.id())).unwrap();
+    let names = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")).unwrap());
+    assert_eq!(names.filter(|name| name.starts_with("estop-guest-")).count(), 3);
+    drop(host);
+    let elsewhere = scene.machine.folder().join("checkpoints");
+    let host = limited(&scene, &format!("[host]\ncheckpoint_to = \"file:{}\"", elsewhere.display()));
+    scene.call("echo", &json!({"text": "x"}), &[]).has(0, &[]);
+    crate::hosts::signal(&host, rustix::process::Signal::TERM);
+    host.ended().has(0, &[]);
+    assert!(fs::read_to_string(elsewhere).unwrap().contains("sha256"));
+}

@@ -1,0 +1,97 @@
+//! Agents, however many and however rude, keep no operator from the switch.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::scene::{Scene, Stream, ask, spin, until};
+
+/// The kernel's queue of connections is full now and then: then it is tried again.
+fn connect(socket: &Path) -> UnixStream {
+    let mut found = None;
+    until("somebody accepts", || {
+        found = UnixStream::connect(socket).ok();
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// Connections that say nothing, that stop in the middle, that do not read, ten thousand that come and go, and as many
+/// calls as may be waited for: operators look and stop as ever, and no call that is waited for loses its connection.
+#[test]
+fn agents_cannot_hold_up_operators() {
+    let (scene, host) = Scene::serving(&["runaway", "misc"]);
+    let socket = scene.socket(&host);
+    let silent: Vec<UnixStream> = (0..300).map(|_| connect(&socket)).collect();
+    let slow: Vec<UnixStream> = (0..300)
+        .map(|_| {
+            let mut stream = connect(&socket);
+            // It may have been closed already to make room.
+            let _ = stream.write_all(b"POST /v1/call HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{");
+            stream
+        })
+        .collect();
+    let mut calls: Vec<Stream> = (0..200).map(|_| spin(&socket, "a").1).collect();
+    // They ask for much, and read nothing of it.
+    let deaf: Vec<UnixStream> = (0..50)
+        .map(|_| {
+            let mut stream = connect(&socket);
+            let request = json!({"tool": "big_output", "input": {"bytes": 1_000_000}}).to_string();
+            let bytes = request.len();
+            let _ = write!(stream, "POST /v1/call HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n\r\n{request}");
+            stream
+        })
+        .collect();
+    for _ in 0..10_000 {
+        drop(connect(&socket));
+    }
+    let begun = Instant::now();
+    let seen = scene.machine.ps();
+    let took = begun.elapsed();
+    println!(
+        "with {} calls and 600 idle connections, `estop ps` took {took:?}",
+        seen["calls"].as_array().unwrap().len()
+    );
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(seen["unseen"], json!([]));
+    // The calls that are waited for are all there: nobody has made room with one of them.
+    let spinning = seen["calls"].as_array().unwrap().iter().filter(|call| call["tool"] == "spin").count();
+    assert_eq!(spinning, 200);
+    let begun = Instant::now();
+    let halted = scene.machine.estop(&["halt", "--all", "--json"]).has(0, &[]).json();
+    println!("`estop halt --all` took {:?}", begun.elapsed());
+    assert!(halted["hosts"][0]["calls"].as_array().unwrap().len() >= 200);
+    for stream in &mut calls {
+        assert_eq!(stream.event("outcome")["cause"], "halted");
+    }
+    drop((silent, slow, deaf));
+}
+
+/// When as many calls are waited for as may be, whoever comes next is told so, and none of the others is given up.
+#[test]
+fn whoever_finds_no_room_is_told() {
+    let (scene, host) = Scene::serving(&["runaway"]);
+    let socket = scene.socket(&host);
+    let mut calls: Vec<Stream> = (0..256).map(|_| spin(&socket, "a").1).collect();
+    let (status, answer) = ask(&socket, "GET", "/v1/tools", "");
+    assert_eq!(status, 503, "{answer}");
+    assert!(answer["error"].as_str().unwrap().contains("try again"));
+    drop(calls.pop());
+    until("there is room again", || {
+        let mut stream = connect(&socket);
+        let _ = stream.write_all(b"GET /v1/tools HTTP/1.1\r\nhost: x\r\n\r\n");
+        let mut answer = String::new();
+        let _ = std::io::Read::read_to_string(&mut stream, &mut answer);
+        answer.starts_with("HTTP/1.1 200")
+    });
+    // A request that is too long is refused.
+    let body = format!("{{\"tool\":\"{}\"}}", "x".repeat(2 << 20));
+    let mut stream = connect(&socket);
+    let _ = write!(stream, "POST /v1/call HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let mut answer = Vec::new();
+    let _ = std::io::Read::read_to_end(&mut stream, &mut answer);
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&answer));
+}

@@ -1,0 +1,14 @@
+//! `estop serve` and `estop call`: real processes, real sockets, real files that change.
+
+mod calls;
+#[path = "../log/command.rs"]
+mod command;
+mod config;
+mod ends;
+mod flood;
+#[expect(dead_code, reason = "here hosts are served, not embedded")]
+#[path = "../oversight/hosts.rs"]
+mod hosts;
+mod reload;
+mod scene;
+mod systemd;
