@@ -68,15 +68,4 @@ impl Signals {
     pub(super) fn interrupt(&self) -> Option<Interrupt> {
         self.asked.borrow().clone()
     }
-
-    /// Resolves once somebody has asked.
-    pub(super) async fn asked(&self) -> Interrupt {
-        let mut asked = self.asked.clone();
-        let interrupt = asked.wait_for(Option::is_some).await.ok().and_then(|interrupt| interrupt.clone());
-        match interrupt {
-            Some(interrupt) => interrupt,
-            // The thread has ended, so nobody will ask any more.
-            None => std::future::pending().await,
-        }
-    }
 }
