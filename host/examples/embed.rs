@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use estop::wasmtime::component::HasSelf;
-use estop::{CallCtx, Cause, End, Host, Source};
+use estop::{CallCtx, Cause, CompileChild, End, Host, Source};
 use serde_json::json;
 
 mod people {
@@ -40,13 +40,20 @@ async fn answer_of_a_human() -> String {
     std::future::pending().await
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // First of all: this process may have been started by another one of this program, to compile for it.
+    estop::compile_child();
+    tokio::runtime::Runtime::new()?.block_on(run())
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/crm");
     let component = estop::cli::build::build(&folder, false)?;
 
     let host = Host::builder()
         .interface(|linker| people::example::crm::people::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx))
+        // A component that takes too long to compile can be stopped as well.
+        .compile_with(CompileChild::this_program())
         .build()?;
     let crm = host.load(Source::file(component)).await?;
 

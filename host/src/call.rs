@@ -7,6 +7,7 @@ mod builder;
 mod gated;
 mod limits;
 pub(crate) mod live;
+pub(crate) mod load;
 pub(crate) mod outcome;
 pub(crate) mod room;
 mod state;
@@ -26,7 +27,7 @@ use self::gated::{Ended, Gated};
 pub use self::limits::CallLimits;
 pub use self::outcome::{Attachment, Commits, Effect, EffectState, End, Failure, Outcome, Output, Stopped};
 use self::room::Place;
-pub(crate) use self::state::{CallState, Identity};
+pub(crate) use self::state::{CallState, Identity, NO_DEADLINE_NS};
 use crate::agent;
 use crate::gate::Ticket;
 use crate::host::Core;
@@ -67,12 +68,14 @@ enum Work {
 enum Answer {
     Call(Result<wit::Output, wit::Failure>),
     Specs,
+    Loaded(load::Loaded),
 }
 
 /// Why there is no answer.
 enum Fault {
     Refused(String),
     InvalidInput(String),
+    Failed(Failure),
     Guest(wasmtime::Error),
 }
 
@@ -91,7 +94,19 @@ const CHECK_HERE_MAX: usize = 256 << 10;
 struct Run<'a> {
     sandbox: Option<Sandbox>,
     room: Option<Place<'a>>,
+    /// What has to end before the call is released.
+    held: load::Held<'a>,
     started_ns: Option<u64>,
+}
+
+impl Run<'_> {
+    /// Waiting is over: from here on time is billed.
+    fn start(&mut self, core: &Core, call: &Arc<CallState>, deadline: Option<Duration>) {
+        let started_ns = core.now_ns();
+        self.started_ns = Some(started_ns);
+        start_deadline(core, call, started_ns, deadline);
+        core.log.record(Record::Started(Arc::downgrade(call)));
+    }
 }
 
 /// Runs a call that is registered already, on the guest workers.
@@ -101,10 +116,13 @@ pub(crate) async fn drive(core: Arc<Core>, call: Arc<CallState>, request: Reques
         let guest = pin!(Some(carry_out(&core, &call, request, &mut run)));
         Gated::new(&core, &call, guest).await
     };
-    let outcome = settle(&core, &call, ended, run).await;
-    let outcome = Arc::new(outcome);
-    core.log.record(Record::Ended(EntryKind::ended(&call, &outcome)));
-    core.inventory.release(&call);
+    end(&core, &call, ended, run).await;
+}
+
+async fn end(core: &Arc<Core>, call: &Arc<CallState>, ended: Ended<Result<Answer, Fault>>, run: Run<'_>) {
+    let outcome = Arc::new(settle(core, call, ended, run).await);
+    core.log.record(Record::Ended(EntryKind::ended(call, &outcome)));
+    core.inventory.release(call);
     #[cfg(feature = "control")]
     call.live.set_input(None);
     call.finish(outcome);
@@ -121,11 +139,7 @@ async fn carry_out<'a>(
     if let Some(why) = refused {
         return Err(Fault::Refused(why));
     }
-    // What others have halted by now.
-    core.halts.current().await.map_err(Fault::Refused)?;
-    if let Some(why) = core.refuses().or_else(|| refuse(core, call)) {
-        return Err(Fault::Refused(why));
-    }
+    may_start(core, call).await.map_err(Fault::Refused)?;
     let describing = matches!(operation, Operation::Describe(_));
     let work = match operation {
         Operation::Describe(answer) => Work::Describe(answer),
@@ -139,11 +153,7 @@ async fn carry_out<'a>(
     let place = core.let_in(call, code.places).await.map_err(|full| Fault::Refused(full.to_string()))?;
     run.room = Some(place);
 
-    let started_ns = core.now_ns();
-    run.started_ns = Some(started_ns);
-    start_deadline(core, call, started_ns, limits.deadline);
-    core.log.record(Record::Started(Arc::downgrade(call)));
-
+    run.start(core, call, Some(limits.deadline));
     let space = Space { agent: Arc::clone(&call.agent), component: name };
     let sandbox = run.sandbox.insert(Sandbox::new(core, call, &code, space, &limits, describing)?);
     let guest = sandbox.instantiate(&code).await?;
@@ -198,6 +208,7 @@ async fn settle(
     });
     let Remains { fuel, effects, stderr } = remains.unwrap_or_default();
     drop(run.room.take());
+    run.held.end().await;
     let released_ns = core.now_ns();
 
     let elapsed_ns = run.started_ns.map_or(0, |started_ns| released_ns.saturating_sub(started_ns));
@@ -206,7 +217,7 @@ async fn settle(
         call: call.id,
         agent: Arc::clone(&call.agent),
         tool: Arc::clone(&call.tool),
-        component: call.component,
+        component: call.component(),
         end: end.unwrap_or_else(|| stopped(call, released_ns)),
         commits: Commits { points: call.commits.points(), writes: committed.writes, bytes: committed.bytes, unknown },
         discarded,
@@ -218,6 +229,12 @@ async fn settle(
 }
 
 /// Why this call may not start, if it may not.
+async fn may_start(core: &Core, call: &CallState) -> Result<(), String> {
+    // What others have halted by now.
+    core.halts.current().await?;
+    core.refuses().or_else(|| refuse(core, call)).map_or(Ok(()), Err)
+}
+
 fn refuse(core: &Core, call: &CallState) -> Option<String> {
     core.halts.refuses(call, core.id).or_else(|| agent::refused_name(&call.agent))
 }
@@ -237,8 +254,9 @@ impl Core {
     }
 }
 
-fn start_deadline(core: &Core, call: &CallState, started_ns: u64, deadline: Duration) {
-    let at_ns = started_ns.saturating_add(crate::clock::nanos(deadline));
+fn start_deadline(core: &Core, call: &CallState, started_ns: u64, deadline: Option<Duration>) {
+    let at_ns = deadline.map_or(NO_DEADLINE_NS, |deadline| started_ns.saturating_add(crate::clock::nanos(deadline)));
+    let at_ns = at_ns.min(NO_DEADLINE_NS);
     call.deadline_ns.store(at_ns, Ordering::Release);
     core.inventory.look_at(call.slot, at_ns);
 }
@@ -285,6 +303,7 @@ async fn conclude(
     sandbox: Option<&mut Sandbox>,
 ) -> Option<End> {
     let answer = match answer {
+        Answer::Loaded(loaded) => return loaded.conclude(core, call),
         Answer::Specs => Ok(Output { json: Value::Null, attachments: Vec::new() }),
         Answer::Call(Ok(output)) => outcome::output(output, core.call_limits.output_bytes_max),
         Answer::Call(Err(failure)) => Err(outcome::failure(failure, core.call_limits.output_bytes_max)),
@@ -328,6 +347,7 @@ fn failed(core: &Arc<Core>, call: &Arc<CallState>, fault: Fault, sandbox: Option
     let error = match fault {
         Fault::Refused(why) => return Some(End::Refused(why)),
         Fault::InvalidInput(why) => return Some(End::InvalidInput(why)),
+        Fault::Failed(failure) => return Some(End::Failed(failure)),
         Fault::Guest(error) => error,
     };
     if let Some(limit) = error.downcast_ref::<MemoryLimitReached>() {

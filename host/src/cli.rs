@@ -71,6 +71,8 @@ enum Command {
 
 /// Runs the command with the arguments of this process.
 pub fn main() -> ProcessExitCode {
+    // First of all: this process may be one that compiles for another one.
+    crate::compile_child();
     start_tracing();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -10,11 +10,13 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, RegallocAlgorithm};
 
 use crate::heartbeat::Heartbeat;
 use crate::host::{Core, HostLimits};
 use crate::interrupt::{Cause, HOST_ACTOR, Interrupt};
+use crate::tools::Hex;
 
 /// Guests of one worker take turns at this pace while any call is live; also how late a deadline may be noticed.
 pub const TICK: Duration = Duration::from_millis(1);
@@ -63,6 +65,22 @@ pub(crate) fn new(limits: &HostLimits, workers: usize) -> wasmtime::Result<Engin
         .decommit_batch_size(DECOMMIT_BATCH)
         .pagemap_scan(Enabled::Auto);
 
+    let mut config = settings();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&config)
+}
+
+/// For a process that compiles and runs nothing. Without the pool, which reserves hundreds of gigabytes of address space;
+/// machine code does not depend on it.
+pub(crate) fn compiler() -> wasmtime::Result<Engine> {
+    let mut config = settings();
+    config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+    Engine::new(&config)
+}
+
+/// What machine code depends on. Cranelift compiles on the thread that asks for it: Wasmtime is built without its feature
+/// for more.
+fn settings() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
@@ -70,7 +88,6 @@ pub(crate) fn new(limits: &HostLimits, workers: usize) -> wasmtime::Result<Engin
         .concurrency_support(false)
         .async_stack_size(ASYNC_STACK_BYTES)
         .max_wasm_stack(WASM_STACK_BYTES)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .memory_init_cow(true)
         .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
         // What would make two runs of the same input differ.
@@ -84,7 +101,28 @@ pub(crate) fn new(limits: &HostLimits, workers: usize) -> wasmtime::Result<Engin
         cost.variable.memory_grow_per_page = FUEL_PER_PAGE;
         cost
     });
-    Engine::new(&config)
+    config
+}
+
+/// Wasmtime's version, the machine, and every setting that machine code depends on, as a digest: engines with the same one
+/// can run each other's code.
+pub(crate) fn configuration(engine: &Engine) -> String {
+    /// As wide as any hash, and the same in every process: the standard library's hasher promises neither.
+    struct Hash(Sha256);
+
+    impl std::hash::Hasher for Hash {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+
+        fn finish(&self) -> u64 {
+            0
+        }
+    }
+
+    let mut hash = Hash(Sha256::new());
+    std::hash::Hash::hash(&engine.precompile_compatibility_hash(), &mut hash);
+    Hex::of(&hash.0.finalize().into()).as_str().to_owned()
 }
 
 /// What the ticker and those who rely on it share.

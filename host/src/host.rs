@@ -17,6 +17,7 @@ use wasmtime::component::Linker;
 
 use crate::agent::Agent;
 use crate::call::CallLimits;
+use crate::call::load::Load;
 use crate::call::room::Room;
 use crate::clock::{Clock, SystemClock, nanos};
 #[cfg(feature = "control")]
@@ -38,7 +39,8 @@ use crate::shutdown::{Closing, Hook, SHUTDOWN_HOOKS_MAX};
 use crate::store::memory::Memory;
 use crate::store::{Store, StoreError};
 use crate::tools::cache::Cache;
-use crate::tools::{Component, LoadError, Source, Tools};
+use crate::tools::compile::Compiler;
+use crate::tools::{CompileChild, Component, LoadError, Source, Tools};
 use crate::workers::Workers;
 
 /// Threads that host functions may block, for example with files. More wait.
@@ -47,7 +49,8 @@ const BLOCKING_THREADS_MAX: usize = 16;
 /// What one host may use.
 #[derive(Clone, Debug)]
 pub struct HostLimits {
-    /// Calls that run or wait at one time. More are refused.
+    /// Calls that run or wait at one time. More are refused. Loading a component is a call, and its describing itself another
+    /// one.
     pub calls_max: usize,
     /// Sandboxes that exist at one time; more calls wait. Reserves about 4 GiB of address space, not memory, for each.
     pub sandboxes_max: u32,
@@ -62,6 +65,8 @@ pub struct HostLimits {
     pub component_bytes_max: usize,
     /// Components loaded at one time.
     pub components_max: usize,
+    /// Components compiled at one time; more wait. Zero means one for each processor.
+    pub compiling_max: usize,
     /// Tools in one component.
     pub tools_max: usize,
     /// Guest worker threads; zero means one for each processor.
@@ -78,6 +83,7 @@ impl Default for HostLimits {
             table_elements_max: 20_000,
             component_bytes_max: 64 << 20,
             components_max: 256,
+            compiling_max: 0,
             tools_max: 128,
             workers: 0,
         }
@@ -117,6 +123,7 @@ type Interface = Box<dyn FnOnce(&mut Linker<CallCtx>) -> wasmtime::Result<()>>;
 pub struct HostBuilder {
     store: Arc<dyn Store>,
     cache: Option<Home>,
+    compile_child: Option<CompileChild>,
     clock: Arc<dyn Clock>,
     observers: Vec<Box<dyn Observer>>,
     interfaces: Vec<Interface>,
@@ -153,6 +160,15 @@ impl HostBuilder {
     #[must_use]
     pub fn cache(mut self, home: &Home) -> Self {
         self.cache = Some(home.clone());
+        self
+    }
+
+    /// Compiles components in processes of their own, which are bounded and can be stopped. By default they are compiled in
+    /// this process, and that nobody can stop: a load that is stopped then is `stopping` until its compiler is through, in
+    /// `estop ps` as for whoever waits for it, and its time and memory have no bound.
+    #[must_use]
+    pub fn compile_with(mut self, child: CompileChild) -> Self {
+        self.compile_child = Some(child);
         self
     }
 
@@ -292,7 +308,7 @@ impl HostBuilder {
             workers: Workers::start(workers, &io.handle)?,
             room: Room::new(self.limits.sandboxes_max, self.limits.queue_max),
             state_limits: Arc::new(self.call_limits.state.clone()),
-            tools: Tools::new(linker),
+            tools: Tools::new(linker, Compiler::new(self.limits.compiling_max, self.compile_child)),
             cache,
             ticker: Ticker::new(),
             closing: AtomicBool::new(false),
@@ -338,6 +354,7 @@ impl Host {
         HostBuilder {
             store: Arc::new(Memory::new()),
             cache: None,
+            compile_child: None,
             clock: Arc::new(SystemClock::new()),
             observers: Vec::new(),
             interfaces: Vec::new(),
@@ -358,13 +375,19 @@ impl Host {
         self.open.core.id
     }
 
-    /// Checks, compiles and describes a component. A component that is loaded already is not compiled again. Dropping the
-    /// future does not end the work.
+    /// Checks, compiles and describes a component. A component that is loaded already is not compiled again.
+    ///
+    /// It is a call like others: of agent `host`, tool `load`, listed, stopped and entered like them. Dropping the future
+    /// stops it, cause `cancelled`.
     ///
     /// # Errors
     /// See [`LoadError`]; each says what is wrong with the component and what to do.
     pub async fn load(&self, source: Source) -> Result<Component, LoadError> {
-        Tools::load(&self.open.core, source).await
+        self.begin_load(source).loaded().await
+    }
+
+    pub(crate) fn begin_load(&self, source: Source) -> Load {
+        Load::start(&self.open.core, source)
     }
 
     /// Forgets a component. Calls that run go on; what still holds the [`Component`] can go on calling it.
@@ -459,7 +482,7 @@ impl Host {
     #[cfg(feature = "cli")]
     pub(crate) fn runs(&self, component: crate::Digest) -> bool {
         let mut runs = false;
-        self.open.core.inventory.walk(|call| runs |= call.component == Some(component));
+        self.open.core.inventory.walk(|call| runs |= call.component() == Some(component));
         runs
     }
 

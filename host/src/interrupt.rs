@@ -110,7 +110,7 @@ impl Scope {
             Scope::Call(id) => call.id == *id,
             Scope::Agent(agent) => *call.agent == **agent,
             Scope::Tool(tool) => *call.tool == **tool,
-            Scope::Component(digest) => call.component == Some(*digest),
+            Scope::Component(digest) => call.component() == Some(*digest),
             Scope::Host | Scope::Everything => true,
         }
     }

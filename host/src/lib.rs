@@ -38,7 +38,8 @@
 //! | how does it survive? | `store/sqlite/write.rs` (a batch, and a COMMIT that failed), `recover.rs` (hosts that died), `home.rs` |
 //! | what is recorded? | `log/entry.rs`; `log/writer.rs` is the committer; `log/alternate.rs` while the log cannot be written |
 //! | how is it shown that nothing was changed? | `log/chain.rs`, `log/checkpoint.rs`, `log/verify.rs` |
-//! | what is compiled once? | `tools/cache.rs`, the one place with `unsafe` |
+//! | how does a component get in? | `call/load.rs`; `tools/compile.rs` compiles, in a process of its own if it may |
+//! | what is compiled once? | `tools/cache.rs`; `tools/trusted.rs`, the one place with `unsafe` |
 //! | what is let in? | `tools/admission.rs` (bytes), `tools/describe.rs` (descriptions), `tools/schema.rs` (input) |
 //! | what does the command do? | `cli/`, one file for each subcommand; `drill.rs` |
 //!
@@ -99,7 +100,7 @@ pub use observer::Observer;
 pub use sandbox::{CallCtx, EffectGuard, TooManyEffects};
 pub use secret::SecretError;
 pub use shutdown::{HookCut, SHUTDOWN_HOOKS_MAX, SHUTDOWN_LOGGED_WITHIN, SHUTDOWN_RELEASED_WITHIN, Shutdown};
-pub use tools::{AdmissionError, Component, Digest, Hints, LoadError, Source, ToolInfo};
+pub use tools::{AdmissionError, CompileChild, Component, Digest, Hints, LoadError, Source, ToolInfo, compile_child};
 pub use transaction::{Size, StateLimits};
 /// The version that an embedder's interfaces have to be generated with.
 pub use wasmtime;

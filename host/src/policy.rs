@@ -90,6 +90,8 @@ struct HostTable {
     table_elements_max: Option<Count>,
     component_bytes_max: Option<Bytes>,
     components_max: Option<Count>,
+    compiling_max: Option<Count>,
+    queue_max: Option<Count>,
     tools_max: Option<Count>,
     workers: Option<Spanned<usize>>,
     checkpoint_to: Option<Parsed<CheckpointTo>>,
@@ -296,6 +298,8 @@ impl HostTable {
             table_elements_max: count(self.table_elements_max, none.table_elements_max),
             component_bytes_max: bytes(self.component_bytes_max, none.component_bytes_max),
             components_max: count(self.components_max, none.components_max),
+            compiling_max: count(self.compiling_max, none.compiling_max),
+            queue_max: count(self.queue_max, none.queue_max),
             tools_max: count(self.tools_max, none.tools_max),
             workers,
         };

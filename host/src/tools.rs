@@ -5,26 +5,30 @@
 
 pub(crate) mod admission;
 pub(crate) mod cache;
+pub(crate) mod compile;
 pub(crate) mod describe;
 mod digest;
 pub(crate) mod schema;
+mod trusted;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::task::JoinHandle;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component as Compiled, InstancePre, Linker, ResourceType};
 
 pub use self::admission::AdmissionError;
 use self::cache::Found;
+pub use self::compile::{CompileChild, compile_child};
+use self::compile::{Compiler, Switch};
 pub use self::describe::{Hints, ToolInfo};
 pub use self::digest::Digest;
 pub(crate) use self::digest::Hex;
 use crate::engine::TABLES_PER_SANDBOX;
 use crate::host::Core;
 use crate::hostcalls::bindings::GuestPre;
+use crate::interrupt::Cause;
 use crate::log::{EntryKind, Record};
 use crate::sandbox::CallCtx;
 
@@ -71,16 +75,25 @@ impl Source {
         self
     }
 
-    fn name(&self, digest: Digest) -> String {
+    /// The name under which it is loaded.
+    pub(crate) fn name(&self, digest: Digest) -> Result<Arc<str>, LoadError> {
         let stem = match &self.bytes {
             Bytes::File(path) => path.file_stem().map(|stem| stem.to_string_lossy().into_owned()),
             Bytes::Memory(_) => None,
         };
-        self.name.clone().or(stem).unwrap_or_else(|| digest.to_string())
+        checked_name(self.name.clone().or(stem).unwrap_or_else(|| digest.to_string())).map(Arc::from)
+    }
+
+    /// Whether this is what the caller expects.
+    pub(crate) fn check(&self, found: Digest) -> Result<(), LoadError> {
+        match self.expected {
+            Some(expected) if expected != found => Err(LoadError::Digest { expected, found }),
+            _ => Ok(()),
+        }
     }
 
     /// The bytes and their digest. Blocks.
-    fn read(&self, bytes_max: usize) -> Result<(Arc<[u8]>, Digest), LoadError> {
+    pub(crate) fn read(&self, bytes_max: usize) -> Result<(Arc<[u8]>, Digest), LoadError> {
         let (bytes, path) = match &self.bytes {
             Bytes::Memory(bytes) => (Arc::clone(bytes), None),
             Bytes::File(path) => {
@@ -157,6 +170,9 @@ pub enum LoadError {
     /// Cranelift does not compile it, or the pool cannot hold it.
     #[error("cannot compile the component: {0}")]
     Compile(String),
+    /// Compiling it takes more than a compiler's process may have.
+    #[error("refused: the component is {0}; if it is meant to be, give `CompileChild` more")]
+    CompileLimit(String),
     /// It could not say what tools it has.
     #[error("the component's `list-tools` did not answer: {0}")]
     Describe(String),
@@ -166,9 +182,45 @@ pub enum LoadError {
     /// No room.
     #[error("{0} components are loaded, and there is no room for more; unload one")]
     TooMany(usize),
+    /// Nothing may begin now: see [`End::Refused`](crate::End::Refused).
+    #[error("the component was not loaded: {0}")]
+    Refused(String),
+    /// Somebody stopped the load. Whatever worked on it is gone.
+    #[error("the load was stopped by {actor} ({cause}{})", if reason.is_empty() { String::new() } else { format!(": {reason}") })]
+    Stopped {
+        /// Why.
+        cause: Cause,
+        /// Who.
+        actor: String,
+        /// In the words of the actor.
+        reason: String,
+    },
     /// The host is going away.
     #[error("the host is shutting down")]
     Closing,
+}
+
+impl LoadError {
+    /// Short and stable, for programs and for the log.
+    pub fn code(&self) -> &'static str {
+        match self {
+            LoadError::Read { .. } => "read",
+            LoadError::TooLarge { .. } => "too-large",
+            LoadError::Digest { .. } => "digest",
+            LoadError::Name(_) => "name",
+            LoadError::Admission(_) => "admission",
+            LoadError::Imports(_) => "imports",
+            LoadError::Contract(_) => "contract",
+            LoadError::Compile(_) => "compile",
+            LoadError::CompileLimit(_) => "compile-limit",
+            LoadError::Describe(_) => "describe",
+            LoadError::Tools(_) => "tools",
+            LoadError::TooMany(_) => "too-many",
+            LoadError::Refused(_) => "refused",
+            LoadError::Stopped { .. } => "stopped",
+            LoadError::Closing => "closing",
+        }
+    }
 }
 
 /// A loaded component. Cloning is cheap.
@@ -194,6 +246,10 @@ pub(crate) struct Code {
 }
 
 impl Component {
+    pub(crate) fn new(digest: Digest, name: Arc<str>, tools: Vec<ToolInfo>, code: Arc<Code>) -> Self {
+        Self { inner: Arc::new(Loaded { digest, name, tools, code }) }
+    }
+
     /// The SHA-256 of the bytes that were loaded.
     pub fn digest(&self) -> Digest {
         self.inner.digest
@@ -228,44 +284,14 @@ impl std::fmt::Debug for Component {
 
 /// The components of a host.
 pub(crate) struct Tools {
+    pub(crate) compiler: Compiler,
     linker: Linker<CallCtx>,
     loaded: RwLock<HashMap<(Digest, Arc<str>), Component>>,
 }
 
 impl Tools {
-    pub(crate) fn new(linker: Linker<CallCtx>) -> Self {
-        Self { linker, loaded: RwLock::new(HashMap::new()) }
-    }
-
-    pub(crate) async fn load(core: &Arc<Core>, source: Source) -> Result<Component, LoadError> {
-        // On the host's own runtime: an embedder may drive this future with any executor.
-        let task_core = Arc::clone(core);
-        let task = core.io.handle.spawn(async move { Self::load_here(&task_core, source).await });
-        settled(task).await
-    }
-
-    async fn load_here(core: &Arc<Core>, source: Source) -> Result<Component, LoadError> {
-        let (source, bytes_max) = (Arc::new(source), core.limits.component_bytes_max);
-        let reader = Arc::clone(&source);
-        let (bytes, digest) = settled(tokio::task::spawn_blocking(move || reader.read(bytes_max))).await?;
-        if let Some(expected) = source.expected.filter(|expected| *expected != digest) {
-            return Err(LoadError::Digest { expected, found: digest });
-        }
-        let name: Arc<str> = checked_name(source.name(digest))?.into();
-        if let Some(component) = core.tools.find(digest, &name) {
-            return Ok(component);
-        }
-        let code = match core.tools.code(digest) {
-            Some(code) => code,
-            None => {
-                let compiler = Arc::clone(core);
-                let compiled = tokio::task::spawn_blocking(move || compiler.tools.compile(&compiler, digest, &bytes));
-                Arc::new(settled(compiled).await?)
-            }
-        };
-        let tools = describe::describe(core, &code, &name).await?;
-        let component = Component { inner: Arc::new(Loaded { digest, name, tools, code }) };
-        core.tools.insert(component, core.limits.components_max)
+    pub(crate) fn new(linker: Linker<CallCtx>, compiler: Compiler) -> Self {
+        Self { compiler, linker, loaded: RwLock::new(HashMap::new()) }
     }
 
     pub(crate) fn unload(&self, component: &Component) {
@@ -273,17 +299,17 @@ impl Tools {
         self.loaded.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
 
-    fn find(&self, digest: Digest, name: &Arc<str>) -> Option<Component> {
+    pub(crate) fn find(&self, digest: Digest, name: &Arc<str>) -> Option<Component> {
         self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(&(digest, Arc::clone(name))).cloned()
     }
 
     /// Compiled already, under another name.
-    fn code(&self, digest: Digest) -> Option<Arc<Code>> {
+    pub(crate) fn code(&self, digest: Digest) -> Option<Arc<Code>> {
         let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
         loaded.values().find(|component| component.inner.digest == digest).map(|c| Arc::clone(&c.inner.code))
     }
 
-    fn insert(&self, component: Component, components_max: usize) -> Result<Component, LoadError> {
+    pub(crate) fn insert(&self, component: Component, components_max: usize) -> Result<Component, LoadError> {
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
         let key = (component.inner.digest, Arc::clone(&component.inner.name));
         // Somebody may have loaded the same one meanwhile; then theirs is as good, and it needs no room.
@@ -293,20 +319,29 @@ impl Tools {
         Ok(loaded.entry(key).or_insert(component).clone())
     }
 
-    /// Admits and compiles. Cannot be interrupted, so it runs on a blocking thread and not on a guest worker.
-    fn compile(&self, core: &Core, digest: Digest, bytes: &[u8]) -> Result<Code, LoadError> {
-        let Found { compiled, imports } = match cached(core, digest) {
-            Some(found) => found,
-            None => {
-                let admitted = admission::admit(bytes)?;
-                let compiled = Compiled::from_binary(&core.engine, &admitted.component)
-                    .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
-                if let Some(cache) = &core.cache {
-                    cache.put(&core.engine, digest, &admitted.imports, &compiled);
-                }
-                Found { compiled, imports: admitted.imports }
-            }
-        };
+    /// What this home has compiled before. Blocks for as long as reading a file takes.
+    pub(crate) fn cached(&self, core: &Core, digest: Digest) -> Result<Option<Code>, LoadError> {
+        cached(core, digest).map(|found| self.finish(core, digest, found)).transpose()
+    }
+
+    /// Admits and compiles. Blocks until it is done, or until the switch is thrown: see [`Compiler::compile`].
+    pub(crate) fn compile(
+        &self,
+        core: &Core,
+        digest: Digest,
+        bytes: &[u8],
+        switch: &Switch,
+    ) -> Result<Code, LoadError> {
+        let admitted = admission::admit(bytes)?;
+        let compiled = self.compiler.compile(&core.engine, &admitted.component, switch)?;
+        if let Some(cache) = &core.cache {
+            cache.put(&core.engine, digest, &admitted.imports, &compiled);
+        }
+        self.finish(core, digest, Found { compiled, imports: admitted.imports })
+    }
+
+    fn finish(&self, core: &Core, digest: Digest, found: Found) -> Result<Code, LoadError> {
+        let Found { compiled, imports } = found;
         let pre = self.link(core, &compiled)?;
         let pre = GuestPre::new(pre).map_err(|error| LoadError::Contract(format!("{error:#}")))?;
         let places = places(&compiled, core.limits.sandboxes_max)?;
@@ -370,14 +405,6 @@ fn stub(linker: &mut Linker<CallCtx>, core: &Core, name: &str, item: &ComponentI
         }
     }
     Ok(())
-}
-
-/// What a task found, or why there is none.
-async fn settled<T>(task: JoinHandle<Result<T, LoadError>>) -> Result<T, LoadError> {
-    task.await.unwrap_or_else(|error| {
-        let panicked = || LoadError::Compile("loading it panicked; please report this with the component".into());
-        Err(if error.is_panic() { panicked() } else { LoadError::Closing })
-    })
 }
 
 fn places(compiled: &Compiled, sandboxes_max: u32) -> Result<u32, LoadError> {

@@ -91,3 +91,27 @@ impl Hostile<'_> {
             .replace(";;POST;;", self.post)
     }
 }
+
+/// A component with a tool that answers at once, and beside it functions that take a compiler about a second each, and
+/// that nobody calls.
+///
+/// # Panics
+/// If the text is not WebAssembly.
+pub fn slow_to_compile(functions: usize) -> Vec<u8> {
+    // Many blocks, with many values that live across all of them.
+    const BLOCKS: usize = 12_000;
+    const LOCALS: usize = 20;
+    let mut body = format!("(func (param i32) (local{})", " i32".repeat(LOCALS));
+    for block in 0..BLOCKS {
+        let [a, b, c] = [block % LOCALS, (block / 3 + 7) % LOCALS, (block / 5 + 11) % LOCALS];
+        body += &format!(
+            "(if (i32.lt_s (local.get {a}) (local.get {b})) (then (local.set {c} (i32.add (local.get {a}) (local.get 0)))) \
+             (else (local.set {b} (i32.mul (local.get {c}) (i32.const {block})))))"
+        );
+    }
+    body += ")";
+    let imports = Some(Imports::default());
+    let functions = body.repeat(functions);
+    let guest = Hostile { start: &functions, ..Hostile::default() };
+    Described { tools: &[Spec::new("tool")], imports, guest, ..Described::default() }.component()
+}

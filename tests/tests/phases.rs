@@ -9,7 +9,7 @@ use estop_tests::counter::Counter;
 use estop_tests::guests::Hostile;
 use estop_tests::probe::Probe;
 use estop_tests::stage::{
-    MARK, MARK_FIRST, SPIN, WAIT, grant, held_host, hostile, load_bytes, narrow, operator, spins_in_destructor,
+    ACTOR, MARK, MARK_FIRST, SPIN, WAIT, grant, held_host, hostile, load_bytes, narrow, operator, spins_in_destructor,
     spins_while_listing, start, stop, stop_suspended, stopped, turns, value,
 };
 use estop_tests::{call, completed, end_entry, load, log, small, within};
@@ -104,7 +104,11 @@ async fn a_stop_that_comes_early_is_never_lost() {
     assert!((1..400).contains(&unrun), "{unrun} of 400 stops came before the guest: the delays do not straddle it");
 }
 
-async fn describing_is_stopped(component: Vec<u8>, stop: impl FnOnce(&Host, &ManualClock), cause: &str) {
+async fn describing_is_stopped(
+    component: Vec<u8>,
+    stop: impl FnOnce(&Host, &ManualClock),
+    is_it: impl FnOnce(&LoadError) -> bool,
+) {
     let (clock, begun) = (ManualClock::new(), Counter::new());
     let count = begun.clone();
     let host = grant(narrow(1).clock(clock.clone()), move |_| {
@@ -118,25 +122,39 @@ async fn describing_is_stopped(component: Vec<u8>, stop: impl FnOnce(&Host, &Man
         async move { host.load(Source::bytes(component)).await }
     });
     begun.reached(1).await;
-    assert_eq!(host.live_calls(), 1, "describing is a call like any other");
+    assert_eq!(host.live_calls(), 2, "loading is a call like any other, and so is describing, below it");
     stop(&host, &clock);
-    match within(loading).await.unwrap() {
-        Err(LoadError::Describe(why)) => assert!(why.contains(cause), "{why}"),
-        other => panic!("{other:?}"),
-    }
+    let error = within(loading).await.unwrap().unwrap_err();
+    assert!(is_it(&error), "{error:?}");
     assert_eq!(host.live_calls(), 0);
     let quick = hostile(&host, Hostile::default()).await;
     completed(&call(&host, &quick, "victim", Value::Null).await);
 }
 
 fn stop_agent_host(host: &Host, _: &ManualClock) {
-    assert_eq!(host.interrupt(Scope::Agent("host".into()), operator()).len(), 1);
+    assert_eq!(host.interrupt(Scope::Agent("host".into()), operator()).len(), 2);
+}
+
+/// Only what it is in, by its name: what is below it is stopped with it.
+fn stop_load(host: &Host, _: &ManualClock) {
+    assert_eq!(host.interrupt(Scope::Tool("load".into()), operator()).len(), 2);
+}
+
+/// Only the description. Then there is nothing to load.
+fn stop_list_tools(host: &Host, _: &ManualClock) {
+    assert_eq!(host.interrupt(Scope::Tool("list-tools".into()), operator()).len(), 1);
+}
+
+fn by_operator(error: &LoadError) -> bool {
+    matches!(error, LoadError::Stopped { cause: Cause::Operator, actor, .. } if actor == ACTOR)
 }
 
 /// Promise 4: describing is guest code.
 #[tokio::test]
 async fn a_component_that_spins_in_list_tools_is_stopped() {
-    describing_is_stopped(spins_while_listing(), stop_agent_host, "operator").await;
+    describing_is_stopped(spins_while_listing(), stop_agent_host, by_operator).await;
+    describing_is_stopped(spins_while_listing(), stop_load, by_operator).await;
+    describing_is_stopped(spins_while_listing(), stop_list_tools, by_operator).await;
 }
 
 /// Promise 4, row 15: so is a start function that runs before it.
@@ -144,14 +162,15 @@ async fn a_component_that_spins_in_list_tools_is_stopped() {
 async fn a_start_function_that_spins_while_the_component_is_described_is_stopped() {
     let start = format!("(func $spin (call $wait) {SPIN}) (start $spin)");
     let component = Hostile { start: &start, ..Hostile::default() }.component();
-    describing_is_stopped(component, stop_agent_host, "operator").await;
+    describing_is_stopped(component, stop_agent_host, by_operator).await;
 }
 
 /// Promise 4: nobody has to be there to stop it.
 #[tokio::test]
 async fn describing_has_a_deadline() {
     let wait = |_: &Host, clock: &ManualClock| clock.advance(Duration::from_secs(6));
-    describing_is_stopped(spins_while_listing(), wait, "deadline").await;
+    let is_it = |error: &LoadError| matches!(error, LoadError::Describe(why) if why.contains("deadline"));
+    describing_is_stopped(spins_while_listing(), wait, is_it).await;
 }
 
 /// Stops a guest that has marked a point and then kept its worker busy through many turns of others.

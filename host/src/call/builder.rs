@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::live::Live;
-use super::{CallLimits, CallState, End, Identity, Operation, Outcome, Progress, drive};
+use super::{CallLimits, CallState, End, Identity, Operation, Outcome, Progress, drive, load};
 use crate::host::Core;
 use crate::ids::CallId;
 use crate::interrupt::{Cause, HOST_ACTOR, Interrupt, Interruption};
@@ -28,6 +28,7 @@ pub struct CallBuilder {
     core: Arc<Core>,
     agent: Arc<str>,
     tool: Arc<str>,
+    parent: Option<Arc<CallState>>,
     request: Request,
 }
 
@@ -57,7 +58,7 @@ impl CallBuilder {
             refused: None,
         };
         let reserved = (*agent == *HOST_ACTOR).then(|| format!("the agent's name `{HOST_ACTOR}` is the host's own"));
-        Self { core, agent, tool: tool.into(), request: Request { refused: reserved, ..request } }
+        Self { core, agent, tool: tool.into(), parent: None, request: Request { refused: reserved, ..request } }
     }
 
     /// A call of the host's own.
@@ -66,7 +67,13 @@ impl CallBuilder {
         limits.deadline = limits.deadline.min(INTERNAL_DEADLINE_MAX);
         let priority = PRIORITY_DEFAULT;
         let request = Request { code, component: None, name, operation, limits, priority, refused: None };
-        Self { core, agent: HOST_ACTOR.into(), tool: "list-tools".into(), request }
+        Self { core, agent: HOST_ACTOR.into(), tool: "list-tools".into(), parent: None, request }
+    }
+
+    /// Stopped with the call that it is for.
+    pub(crate) fn below(mut self, parent: Arc<CallState>) -> Self {
+        self.parent = Some(parent);
+        self
     }
 
     /// How long the guest may run, from its start; waiting for room is not billed.
@@ -107,26 +114,52 @@ impl CallBuilder {
     /// Registers the call and hands it to the guest workers. From here on interrupts meet it, also before its first
     /// instruction.
     pub fn start(self) -> Call {
-        let Self { core, agent, tool, request } = self;
+        let Self { core, agent, tool, parent, request } = self;
         let identity = Identity {
             agent,
             tool,
             component: Some(request.code.digest),
-            parent: None,
+            parent,
             grace: request.limits.grace,
             priority: request.priority,
             live: Live::new(core.now_ns(), request.limits.fuel),
         };
-        let Some(slot) = core.inventory.reserve() else {
-            return refuse(core, identity);
-        };
-        let call = Arc::new(CallState::new(slot, identity));
-        if core.inventory.publish(&call).is_err() {
-            core.interrupt_call(&call, Interrupt::new(Cause::Parent, HOST_ACTOR));
-        }
-        core.workers.spawn(drive(Arc::clone(&core), Arc::clone(&call), request));
-        Call { core, call, detached: false }
+        register(core, identity, |core, call| {
+            core.workers.spawn(drive(Arc::clone(core), Arc::clone(call), request));
+        })
     }
+}
+
+impl Call {
+    /// Loads a component. No guest runs in it, so it does not run on the guest workers: it can be stopped also while these
+    /// are stuck.
+    pub(super) fn load(core: Arc<Core>, order: load::Order) -> Self {
+        let identity = Identity {
+            agent: HOST_ACTOR.into(),
+            tool: load::TOOL.into(),
+            component: None,
+            parent: None,
+            grace: Duration::ZERO,
+            priority: PRIORITY_DEFAULT,
+            live: Live::new(core.now_ns(), 0),
+        };
+        register(core, identity, |core, call| {
+            drop(core.io.handle.spawn(load::drive(Arc::clone(core), Arc::clone(call), order)));
+        })
+    }
+}
+
+/// From here on interrupts meet the call; then it is started.
+fn register(core: Arc<Core>, identity: Identity, start: impl FnOnce(&Arc<Core>, &Arc<CallState>)) -> Call {
+    let Some(slot) = core.inventory.reserve() else {
+        return refuse(core, identity);
+    };
+    let call = Arc::new(CallState::new(slot, identity));
+    if core.inventory.publish(&call).is_err() {
+        core.interrupt_call(&call, Interrupt::new(Cause::Parent, HOST_ACTOR));
+    }
+    start(&core, &call);
+    Call { core, call, detached: false }
 }
 
 /// There is no slot, so nobody can stop it: it must not start.
@@ -187,6 +220,12 @@ impl Call {
     #[cfg(feature = "cli")]
     pub(crate) fn is_running(&self) -> bool {
         self.call.gate.is_running()
+    }
+
+    /// As `detach`, for whoever sees to the call by other means.
+    pub(crate) fn into_state(mut self) -> Arc<CallState> {
+        self.detached = true;
+        Arc::clone(&self.call)
     }
 
     /// Lets the call go on without anybody waiting for it. It can still be stopped through the host.

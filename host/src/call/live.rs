@@ -10,13 +10,17 @@ use crate::transaction::Size;
 
 const NEVER_NS: u64 = u64::MAX;
 
-/// A function of the host that may take long.
+/// A function of the host, or a step of a load, that may take long.
 #[derive(Clone, Copy)]
 #[repr(u8)]
 pub(crate) enum HostCall {
     Read = 1,
     List = 2,
     Commit = 3,
+    LoadRead = 4,
+    LoadWait = 5,
+    LoadCompile = 6,
+    LoadDescribe = 7,
 }
 
 pub(crate) struct Live {
@@ -118,6 +122,10 @@ impl Live {
             1 => Some("wasi:keyvalue: read"),
             2 => Some("wasi:keyvalue: list-keys"),
             3 => Some("estop:tool/call: commit"),
+            4 => Some("load: read"),
+            5 => Some("load: wait for a compiler"),
+            6 => Some("load: compile"),
+            7 => Some("load: describe"),
             _ => None,
         }
     }

@@ -300,7 +300,7 @@ impl Outcome {
             call: call.id,
             agent: Arc::clone(&call.agent),
             tool: Arc::clone(&call.tool),
-            component: call.component,
+            component: call.component(),
             end,
             commits: Commits::default(),
             discarded: Size::default(),

@@ -21,6 +21,8 @@ use crate::tools::Digest;
 use crate::transaction::Size;
 
 const UNSET_NS: u64 = u64::MAX;
+/// The deadline of a call that has started and has none.
+pub(crate) const NO_DEADLINE_NS: u64 = u64::MAX - 1;
 
 /// What an interrupt touches comes first and in this order, so that with the counts of its `Arc` it fills one cache line:
 /// fetching memory is most of what stopping a thousand calls costs.
@@ -37,7 +39,8 @@ pub(crate) struct CallState {
     pub(crate) agent: Arc<str>,
     pub(crate) id: CallId,
     pub(crate) tool: Arc<str>,
-    pub(crate) component: Option<Digest>,
+    /// Of a load it is known when the component has been read.
+    component: OnceLock<Digest>,
     pub(crate) parent: Option<Arc<CallState>>,
     /// Its place in the inventory.
     pub(crate) slot: usize,
@@ -116,7 +119,7 @@ impl CallState {
             slot,
             agent,
             tool,
-            component,
+            component: component.map(OnceLock::from).unwrap_or_default(),
             parent,
             gate: Gate::new(),
             waker: AtomicWaker::new(),
@@ -135,6 +138,17 @@ impl CallState {
             outcome: OnceLock::new(),
             done: Notify::new(),
         }
+    }
+
+    /// The component that it is about.
+    pub(crate) fn component(&self) -> Option<Digest> {
+        self.component.get().copied()
+    }
+
+    /// From here on interrupts of this component meet the call. Whoever says so has to look for halts afterwards.
+    pub(crate) fn is_about(&self, component: Digest) {
+        // A load says so once.
+        let _ = self.component.set(component);
     }
 
     /// It has been given room, and its deadline runs.

@@ -122,6 +122,7 @@ pub(super) fn report(error: &anyhow::Error) -> ExitCode {
     }
     match error.downcast_ref::<LoadError>() {
         Some(LoadError::Read { .. } | LoadError::Closing) | None => ExitCode::HostFailed,
+        Some(LoadError::Stopped { cause, .. }) => (*cause).into(),
         // It is not something that may run here.
         Some(_) => ExitCode::Refused,
     }

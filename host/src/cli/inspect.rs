@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{ExitCode, build, json_text, print, printable};
 use crate::hostcalls::grant;
-use crate::{Component, Host, HostLimits, Source, ToolInfo};
+use crate::{CompileChild, Component, Host, HostLimits, Source, ToolInfo};
 
 /// Say what a component is, what tools it has, what it imports and what it would get.
 #[derive(clap::Args)]
@@ -25,7 +25,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let path = build::component(&args.component, &args.build)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let limits = HostLimits { sandboxes_max: 16, ..HostLimits::default() };
-    let host = Host::builder().limits(limits).build()?;
+    let host = Host::builder().limits(limits).compile_with(CompileChild::this_program()).build()?;
     let component = runtime.block_on(host.load(Source::file(path)))?;
     print(&if args.json { json_text(&to_json(&component)) } else { to_text(&component) })?;
     Ok(ExitCode::Completed)

@@ -10,12 +10,12 @@ use super::exit_code::usage;
 use super::outcome_shown::{self, Shown, read_input};
 use super::signals::Signals;
 use super::watchdog::{self, Watchdog};
-use super::{ExitCode, build, home, quantity, say};
+use super::{ExitCode, build, home, printable, quantity, say};
 use crate::call::{Call, Outcome};
 use crate::control::HostKind;
 use crate::log::CheckpointTo;
 use crate::store::sqlite::Sqlite;
-use crate::{Component, DEFAULT_AGENT, Host, HostLimits, Interrupt, Source};
+use crate::{CompileChild, Component, DEFAULT_AGENT, Host, HostLimits, LoadError, Source};
 
 /// Run a tool of a component, once. Its output goes to standard output, everything else to standard error.
 #[derive(clap::Args)]
@@ -80,7 +80,8 @@ async fn run(
     if let Some(to) = &args.checkpoint_to {
         store = store.checkpoint_to(to.clone());
     }
-    let host = Host::builder().limits(limits).store(store.open()?).cache(&home).offer(HostKind::Run).build()?;
+    let builder = Host::builder().limits(limits).store(store.open()?).cache(&home);
+    let host = builder.compile_with(CompileChild::this_program()).offer(HostKind::Run).build()?;
     signals.stop(&host);
     let code = call(args, &host, path, input, signals, watchdog).await;
     // However it went: the record is complete before the process ends. The watchdog bounds it.
@@ -97,19 +98,18 @@ async fn call(
     signals: &Signals,
     watchdog: &Watchdog,
 ) -> anyhow::Result<ExitCode> {
-    let loaded = tokio::select! {
-        biased;
-        asked = signals.asked() => Err(asked),
-        // The component may have been stopped, while it described itself, by the same signal.
-        loaded = host.load(Source::file(path)) => signals.interrupt().map_or(Ok(loaded), Err),
-    };
-    let component = match loaded {
-        Ok(component) => component?,
-        Err(Interrupt { cause, .. }) => {
+    let load = host.begin_load(Source::file(path));
+    // Registered first, looked after: whoever asked before that did not meet it.
+    if let Some(interrupt) = signals.interrupt() {
+        load.interrupt(interrupt);
+    }
+    let component = match load.loaded().await {
+        Err(LoadError::Stopped { cause, actor, .. }) => {
             let what = "while the component was loaded; nothing has run, nothing to discard";
-            say(&format!("estop: stopped ({cause}) {what}"));
+            say(&format!("estop: stopped by {} ({cause}) {what}", printable(&actor)));
             return Ok(cause.into());
         }
+        loaded => loaded?,
     };
     let tool = choose(&component, args.tool.as_deref())?;
     let call = host.agent(args.agent.clone()).call(&component, tool, input);

@@ -24,7 +24,7 @@ use crate::control::{HostKind, Served};
 use crate::interrupt::HOST_ACTOR;
 use crate::policy::{Policy, PolicyError};
 use crate::store::sqlite::Sqlite;
-use crate::{Cause, Home, Host, Interrupt, Scope};
+use crate::{Cause, CompileChild, Home, Host, Interrupt, Scope};
 
 /// Between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -108,7 +108,7 @@ fn build(policy: &Policy, home: &Home, served: &Served) -> anyhow::Result<Host> 
         store = store.checkpoint_to(to.clone());
     }
     let builder = Host::builder().limits(policy.host.limits.clone()).call_limits(policy.host.call_limits.clone());
-    let builder = builder.store(store.open()?).cache(home);
+    let builder = builder.store(store.open()?).cache(home).compile_with(CompileChild::this_program());
     Ok(builder.offer(HostKind::Serve).serve_agents(served).build()?)
 }
 

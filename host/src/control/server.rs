@@ -32,7 +32,7 @@ use super::protocol::{
 };
 use super::served::Served;
 use super::{Control, HostKind};
-use crate::call::{CallState, Commits, End};
+use crate::call::{CallState, Commits, End, NO_DEADLINE_NS};
 use crate::heartbeat::Heartbeat;
 use crate::host::Core;
 use crate::interrupt::halts::{Halt, HaltError};
@@ -417,12 +417,12 @@ impl Desk {
             agent: call.agent.to_string(),
             owner: self.user.clone(),
             tool: call.tool.to_string(),
-            component: call.component,
+            component: call.component(),
             parent: call.parent.as_ref().map(|parent| parent.id),
             priority: call.priority,
             state: phase(call, stopped.as_ref()),
             age_us: ago(call.live.registered_ns),
-            time_left_us: call.has_started().then(|| deadline_ns.saturating_sub(now_ns) / 1000),
+            time_left_us: (deadline_ns < NO_DEADLINE_NS).then(|| deadline_ns.saturating_sub(now_ns) / 1000),
             fuel_granted: call.live.fuel_granted,
             memory_bytes: call.live.memory_bytes.load(Ordering::Relaxed),
             host_call: call.live.host_call().map(str::to_owned),

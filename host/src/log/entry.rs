@@ -335,7 +335,7 @@ impl EntryKind {
             call: call.id,
             agent: Arc::clone(&call.agent),
             tool: Arc::clone(&call.tool),
-            component: call.component,
+            component: call.component(),
             parent: call.parent.as_ref().map(|parent| parent.id),
         }
     }

@@ -5,7 +5,7 @@
 //! (`bulk.rs`) without passing an epoch check. No input makes it panic, overflow the stack or take more than time and
 //! memory proportional to its length.
 //!
-//! Compiling what was admitted can still take long: see `docs/interrupts.md`, "What it cannot stop".
+//! Compiling what was admitted can still take long: see `docs/interrupts.md`, "Loads".
 
 mod bulk;
 mod chunks;

@@ -19,6 +19,8 @@ use wasmtime::component::Component as Compiled;
 use wasmtime::{Engine, Precompiled};
 
 use super::Digest;
+use super::trusted::{self, Trusted};
+use crate::engine;
 use crate::secret::{self, SecretError};
 use crate::tools::Hex;
 
@@ -140,7 +142,7 @@ impl Cache {
         if facts != *wanted || Engine::detect_precompiled(code) != Some(Precompiled::Component) {
             return Err(Unusable::Format);
         }
-        let compiled = trusted::deserialize(engine, trusted::Authentic(code));
+        let compiled = trusted::deserialize(engine, &Trusted::Authentic(code));
         Ok(Found { compiled: compiled.map_err(|error| Unusable::Wasmtime(format!("{error:#}")))?, imports })
     }
 
@@ -189,40 +191,8 @@ impl Cache {
 }
 
 fn facts(engine: &Engine, component: Digest, imports: Vec<String>) -> Facts {
-    /// As wide as any hash, and the same in every process: the standard library's hasher promises neither.
-    struct Hash(Sha256);
-
-    impl std::hash::Hasher for Hash {
-        fn write(&mut self, bytes: &[u8]) {
-            self.0.update(bytes);
-        }
-
-        fn finish(&self) -> u64 {
-            0
-        }
-    }
-
-    let mut hash = Hash(Sha256::new());
-    std::hash::Hash::hash(&engine.precompile_compatibility_hash(), &mut hash);
-    let configuration = Hex::of(&hash.0.finalize().into()).as_str().to_owned();
+    let configuration = engine::configuration(engine);
     Facts { component, configuration, admission: env!("CARGO_PKG_VERSION").into(), imports }
-}
-
-/// The one place of this crate where `unsafe` is needed.
-#[allow(unsafe_code)]
-mod trusted {
-    use wasmtime::Engine;
-    use wasmtime::component::Component;
-
-    /// Code whose MAC was found to be right.
-    pub(super) struct Authentic<'a>(pub(super) &'a [u8]);
-
-    pub(super) fn deserialize(engine: &Engine, code: Authentic<'_>) -> wasmtime::Result<Component> {
-        // SAFETY: the bytes must be what `Component::serialize` has returned, unchanged. They were written by `Cache::write`
-        // of a process of the home's owner, with a MAC by a key that nobody else can read, and the MAC of these very bytes
-        // was checked. Whether they fit this engine is checked by Wasmtime itself.
-        unsafe { Component::deserialize(engine, code.0) }
-    }
 }
 
 #[cfg(test)]

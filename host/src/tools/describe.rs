@@ -12,10 +12,11 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::schema::InputSchema;
-use super::{Code, LoadError, settled};
-use crate::call::{CallBuilder, End, Operation};
+use super::{Code, LoadError};
+use crate::call::{CallBuilder, CallState, End, Operation};
 use crate::host::Core;
 use crate::hostcalls::bindings::exports::estop::tool::tool as wit;
+use crate::interrupt::Cause;
 
 /// Length of a tool's name (bytes).
 pub(crate) const TOOL_NAME_BYTES_MAX: usize = 64;
@@ -59,28 +60,47 @@ pub struct ToolInfo {
     pub(crate) schema_bytes: usize,
 }
 
-/// Asks a component for its tools.
-pub(crate) async fn describe(core: &Arc<Core>, code: &Arc<Code>, name: &Arc<str>) -> Result<Vec<ToolInfo>, LoadError> {
+/// Begins to ask a component for its tools, in a call below `load`. It is released before it may be forgotten.
+pub(crate) fn ask(load: &Arc<CallState>, core: &Arc<Core>, code: &Arc<Code>, name: &Arc<str>) -> Asked {
     let (answer, specs) = oneshot::channel();
-    let call = CallBuilder::internal(Arc::clone(core), Arc::clone(code), Arc::clone(name), Operation::Describe(answer));
-    let call = call.start();
-    let outcome = call.outcome().await;
-    match &outcome.end {
-        End::Completed(_) => {}
-        End::Stopped(stopped) => {
-            return Err(LoadError::Describe(format!("it was stopped (cause {})", stopped.cause)));
-        }
-        end => {
-            return Err(LoadError::Describe(end.error().unwrap_or("no reason is known").to_owned()));
-        }
-    }
-    let specs = specs.await.map_err(|_| LoadError::Describe("no answer arrived".into()))?;
-    let tools_max = core.limits.tools_max;
-    // Compiling schemas takes long enough to keep a runtime's thread from its timers.
-    settled(tokio::task::spawn_blocking(move || check(specs, tools_max).map_err(LoadError::Tools))).await
+    let (core, code, name) = (Arc::clone(core), Arc::clone(code), Arc::clone(name));
+    let call = CallBuilder::internal(core, code, name, Operation::Describe(answer)).below(Arc::clone(load)).start();
+    Asked { call: call.into_state(), specs }
 }
 
-fn check(specs: Vec<wit::Spec>, tools_max: usize) -> Result<Vec<ToolInfo>, String> {
+/// A component that was asked for its tools.
+pub(crate) struct Asked {
+    pub(crate) call: Arc<CallState>,
+    specs: oneshot::Receiver<Vec<wit::Spec>>,
+}
+
+impl Asked {
+    /// What it says. Nothing of it has been checked.
+    pub(crate) async fn answer(self) -> Result<Vec<wit::Spec>, LoadError> {
+        let outcome = self.call.outcome().await;
+        match &outcome.end {
+            End::Completed(_) => {}
+            End::Stopped(stopped) => match stopped.cause {
+                // It is the component that is at fault.
+                Cause::Deadline | Cause::Fuel | Cause::Memory => {
+                    return Err(LoadError::Describe(format!("it was stopped (cause {})", stopped.cause)));
+                }
+                _ => return Err(stopped.into()),
+            },
+            end => {
+                return Err(LoadError::Describe(end.error().unwrap_or("no reason is known").to_owned()));
+            }
+        }
+        self.specs.await.map_err(|_| LoadError::Describe("no answer arrived".into()))
+    }
+}
+
+/// The tools that it says it has. Blocks: compiling schemas takes long enough to keep a runtime's thread from its timers.
+pub(crate) fn check(specs: Vec<wit::Spec>, tools_max: usize) -> Result<Vec<ToolInfo>, LoadError> {
+    tools(specs, tools_max).map_err(LoadError::Tools)
+}
+
+fn tools(specs: Vec<wit::Spec>, tools_max: usize) -> Result<Vec<ToolInfo>, String> {
     if specs.is_empty() {
         return Err("it has none".into());
     }

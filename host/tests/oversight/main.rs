@@ -2,6 +2,7 @@
 
 #[path = "../log/command.rs"]
 mod command;
+mod compiling;
 mod crisis;
 mod hosts;
 mod screens;
