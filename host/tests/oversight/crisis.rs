@@ -142,6 +142,35 @@ fn a_frozen_host_is_named_and_can_be_ended_and_does_not_go_on() {
     assert_eq!(log.iter().filter(|entry| entry["kind"] == "call-died").count(), 5);
 }
 
+/// Promise 16: a host in which nothing goes on but its control thread is seen, told, and said not to have confirmed; the
+/// others are halted, and `--force` ends it.
+#[test]
+fn a_host_whose_guest_runtime_is_wedged_is_seen_and_can_be_ended() {
+    let machine = Machine::new();
+    let mut wedged = machine.wedged("a", 6);
+    let spinning = machine.embedded("b", 6);
+    let seen = machine.ps();
+    assert_eq!((seen["calls"].as_array().unwrap().len(), &seen["unseen"]), (12, &json!([])), "{seen}");
+
+    let halted = machine.estop(&["halt", "--all", "--json"]).has(8, &[]).json();
+    let of = |child: &Running| {
+        let hosts = halted["hosts"].as_array().unwrap();
+        let host = hosts.iter().find(|host| host["pid"] == child.child.id()).unwrap();
+        let calls = host["calls"].as_array().unwrap();
+        (calls.len(), calls.iter().filter(|call| call["released_us"].is_u64()).count())
+    };
+    assert_eq!(of(&spinning), (6, 6), "{halted}");
+    let (reached, released) = of(&wedged);
+    assert!(reached == 6 && released < 6, "{halted}");
+    let stuck = machine.ps();
+    assert!(stuck["calls"].as_array().unwrap().iter().any(|call| call["stopped"]["cause"] == "halted"), "{stuck}");
+
+    let forced = machine.estop(&["halt", "--all", "--force", "--json"]).has(0, &["was killed"]).json();
+    assert_eq!(forced["killed"], json!([wedged.child.id()]));
+    assert!(wedged.ends_within(Duration::from_secs(60)));
+    assert_eq!(machine.ps()["calls"], json!([]));
+}
+
 /// Row 30: `estop halt` killed at any moment has halted or has not; once it has said so, it has.
 #[test]
 fn a_halt_that_is_killed_half_way_is_a_halt_or_none() {

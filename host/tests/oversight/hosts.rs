@@ -5,8 +5,10 @@ use std::process::{Command, Stdio};
 
 use estop::control::HostKind;
 use estop::store::sqlite::Sqlite;
-use estop::{Call, Home, Host, HostLimits, Source};
-use estop_tests::guests;
+use estop::{Call, Home, Host, HostBuilder, HostLimits, Source};
+use estop_tests::counter::Counter;
+use estop_tests::guests::{self, Hostile};
+use estop_tests::stage::{WAIT, grant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -16,6 +18,8 @@ use crate::command::{Ended, Running, estop};
 /// What a child is told by.
 const CALLS: &str = "ESTOP_TEST_CALLS";
 const AGENT: &str = "ESTOP_TEST_AGENT";
+/// Its calls keep every guest worker, and the runtime of sockets and timers, in functions that never return.
+const WEDGED: &str = "ESTOP_TEST_WEDGED";
 
 /// A machine of its own: a home, and a place where its host processes are found.
 pub(crate) struct Machine {
@@ -63,6 +67,18 @@ impl Machine {
         child
     }
 
+    /// The same, with nothing in it that could go on but what belongs to operators.
+    #[track_caller]
+    pub(crate) fn wedged(&self, agent: &str, calls: usize) -> Running {
+        let mut embedding = self.embedding(&self.home(), agent, calls);
+        let child = Running::start({
+            embedding.env(WEDGED, "1");
+            embedding
+        });
+        while !child.prints().contains("they are wedged") {}
+        child
+    }
+
     pub(crate) fn embedding(&self, home: &Path, agent: &str, calls: usize) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "hosts::child_with_a_host_in_it", "--ignored", "--nocapture"]);
@@ -104,16 +120,48 @@ async fn child_with_a_host_in_it() {
     let home = Home::open(Home::default_path().unwrap()).unwrap();
     let limits = HostLimits { sandboxes_max: 64, ..HostLimits::default() };
     let builder = Host::builder().limits(limits).store(Sqlite::open(&home).unwrap()).cache(&home);
-    let host = builder.offer(HostKind::Embedded).build().unwrap();
-    let runaway = host.load(Source::file(guests::path("runaway"))).await.unwrap();
+    let builder = builder.offer(HostKind::Embedded);
+    let wedges = std::env::var_os(WEDGED).is_some();
+    let wedged = Counter::default();
+    let builder = if wedges { wedge(builder, wedged.clone()) } else { builder };
+    let host = builder.build().unwrap();
+    let (source, tool) = match wedges {
+        true => (Source::bytes(Hostile { call: WAIT, ..Hostile::default() }.component()), "victim"),
+        false => (Source::file(guests::path("runaway")), "spin"),
+    };
+    let component = host.load(source).await.unwrap();
     let start =
-        || host.agent(&*agent).call(&runaway, "spin", json!({})).deadline(std::time::Duration::from_secs(600)).start();
+        || host.agent(&*agent).call(&component, tool, json!({})).deadline(std::time::Duration::from_secs(600)).start();
     let calls: Vec<Call> = (0..calls.parse().unwrap()).map(|_| start()).collect();
-    println!("they spin");
+    if wedges {
+        // Each worker, and the one thread of the runtime.
+        wedged.reached(std::thread::available_parallelism().unwrap().get() as u64 + 1).await;
+        println!("they are wedged");
+    } else {
+        println!("they spin");
+    }
     for call in &calls {
         let outcome = call.outcome().await;
         println!("{}", outcome.to_json());
     }
     host.shutdown().await;
     println!("closed");
+}
+
+/// A host function that blocks the worker that calls it, and the runtime beside it, for ever.
+fn wedge(builder: HostBuilder, wedged: Counter) -> HostBuilder {
+    grant(builder, move |_| {
+        let (here, there) = (wedged.clone(), wedged.clone());
+        tokio::spawn(async move {
+            block(&there);
+        });
+        block(&here)
+    })
+}
+
+fn block(wedged: &Counter) -> ! {
+    wedged.add();
+    loop {
+        std::thread::park();
+    }
 }

@@ -4,6 +4,7 @@ mod calls;
 #[path = "../log/command.rs"]
 mod command;
 mod config;
+mod crisis;
 mod ends;
 mod flood;
 #[expect(dead_code, reason = "here hosts are served, not embedded")]
