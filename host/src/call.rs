@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::oneshot;
+use tracing::{Instrument, Span};
 
 pub(crate) use self::builder::Request;
 pub use self::builder::{Call, CallBuilder, PRIORITY_DEFAULT};
@@ -38,6 +39,7 @@ use crate::log::{EntryKind, Record};
 use crate::sandbox::{MemoryLimitReached, Remains, Sandbox};
 use crate::store::{Space, StoreError};
 use crate::tools::Component;
+use crate::trace;
 use crate::transaction::{self, Committed, Lost, Size};
 
 /// How far a tool says it is.
@@ -110,22 +112,29 @@ impl Run<'_> {
 }
 
 /// Runs a call that is registered already, on the guest workers.
-pub(crate) async fn drive(core: Arc<Core>, call: Arc<CallState>, request: Request) {
+pub(crate) async fn drive(core: Arc<Core>, call: Arc<CallState>, request: Request, span: Span) {
     let mut run = Run::default();
     let ended = {
-        let guest = pin!(Some(carry_out(&core, &call, request, &mut run)));
+        let guest = pin!(Some(carry_out(&core, &call, request, &mut run).instrument(span.clone())));
         Gated::new(&core, &call, guest).await
     };
-    end(&core, &call, ended, run).await;
+    end(&core, &call, ended, run, &span).await;
 }
 
-async fn end(core: &Arc<Core>, call: &Arc<CallState>, ended: Ended<Result<Answer, Fault>>, run: Run<'_>) {
+async fn end(
+    core: &Arc<Core>,
+    call: &Arc<CallState>,
+    ended: Ended<Result<Answer, Fault>>,
+    run: Run<'_>,
+    span: &Span,
+) {
     let outcome = Arc::new(settle(core, call, ended, run).await);
     core.log.record(Record::Ended(EntryKind::ended(call, &outcome)));
     core.inventory.release(call);
     #[cfg(feature = "control")]
     call.live.set_input(None);
-    call.finish(outcome);
+    call.finish(Arc::clone(&outcome));
+    trace::ended(span, call, &outcome);
 }
 
 /// Everything up to the guest's answer. An interrupt can meet it at every `await` and at every epoch check.

@@ -5,16 +5,19 @@
 //! - The thread runs nothing but this: it answers while every guest worker spins and every other runtime is wedged.
 //! - Who asks is the user at the other end of the socket, as the kernel says; never what the request says.
 //! - Nobody who connects can hold it up: requests are bounded in size, number and time, and when there are too many
-//!   connections the oldest one that has not asked for anything makes room.
+//!   connections those that have not asked for anything make room first, and those that wait to hear of a stop last.
 
 mod agents;
 pub mod client;
 mod connections;
+pub(crate) mod events;
+mod metrics;
 mod patience;
 pub mod place;
 pub mod protocol;
 pub(crate) mod served;
 mod server;
+mod shared_answer;
 mod show;
 mod token;
 

@@ -127,7 +127,7 @@ pub(crate) fn configuration(engine: &Engine) -> String {
 
 /// What the ticker and those who rely on it share.
 pub(crate) struct Ticker {
-    heart: Heartbeat,
+    pub(crate) heart: Heartbeat,
 }
 
 impl Ticker {
@@ -163,6 +163,8 @@ impl Core {
     fn tick(&self) {
         self.engine.increment_epoch();
         self.log.look_at_alternate();
+        self.log.look_alive();
+        self.preempter.look_alive();
         let now_ns = self.now_ns();
         self.inventory.due(now_ns, |call| {
             let grace_until_ns = call.grace_until_ns.load(Ordering::Acquire);

@@ -5,6 +5,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// Threads that rest are woken this often, to show that they would be.
+pub(crate) const BEAT_EVERY: Duration = Duration::from_millis(500);
+
 /// Left by one thread, looked at by others.
 pub(crate) struct Heartbeat {
     began: Instant,

@@ -62,6 +62,21 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Every cause there is, in order.
+    pub(crate) const ALL: [Cause; 11] = [
+        Cause::Operator,
+        Cause::Halted,
+        Cause::Shutdown,
+        Cause::Parent,
+        Cause::Deadline,
+        Cause::Fuel,
+        Cause::Memory,
+        Cause::Priority,
+        Cause::Cancelled,
+        Cause::Disconnected,
+        Cause::Drill,
+    ];
+
     /// The word in the log, in JSON and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -26,6 +26,7 @@
 //! | where does an interrupt go? | `interrupt.rs`; `interrupt/preempter.rs` finishes it |
 //! | what is halted, and stays so? | `interrupt/halts.rs`; `interrupt/halts/files.rs` on the disk |
 //! | how does a host end? | `shutdown.rs` |
+//! | what is counted, and who watches? | `metrics.rs`, `control/metrics.rs`; `control/events.rs`; `trace.rs` |
 //! | who can reach the switch from outside? | `control.rs`: `server.rs` answers, `place.rs` finds hosts, `client.rs` asks |
 //! | who is let in, who waits, who gives way? | `call/room.rs`; `call/room/queue.rs` as plain data |
 //! | who calls tools from outside? | `control/agents.rs`, from the shelf of `control/served.rs`; `cli/serve.rs` fills it as `policy.rs` says |
@@ -71,6 +72,7 @@ mod ids;
 mod interrupt;
 mod inventory;
 pub mod log;
+mod metrics;
 mod observer;
 #[cfg(feature = "cli")]
 mod policy;
@@ -80,6 +82,7 @@ mod shutdown;
 pub mod store;
 mod sync;
 mod tools;
+mod trace;
 mod transaction;
 mod user;
 mod workers;

@@ -15,6 +15,7 @@ pub(crate) mod chain;
 pub mod checkpoint;
 pub(crate) mod entry;
 pub mod export;
+pub(crate) mod lag;
 mod sink;
 pub mod verify;
 pub(crate) mod writer;
@@ -29,14 +30,17 @@ use crossbeam_queue::ArrayQueue;
 use tokio::sync::{oneshot, watch};
 
 use self::alternate::Alternate;
+use self::lag::Lag;
 pub use self::checkpoint::Checkpoint;
 pub(crate) use self::entry::rfc3339_us;
 pub use self::entry::{EndEntry, Entry, EntryKind};
 pub use self::sink::CheckpointTo;
 pub(crate) use self::sink::Checkpoints;
 use crate::call::CallState;
+use crate::heartbeat::{BEAT_EVERY, Heartbeat};
 use crate::ids::CallId;
 use crate::interrupt::{Delivered, Reached};
+use crate::metrics::{Committed, Counts};
 use crate::store::{Read, Space, StoreError, Write};
 
 /// Something to enter.
@@ -113,6 +117,10 @@ pub(crate) struct Log {
     writing_since_ms: AtomicU64,
     began: Instant,
     pub(crate) alternate: Alternate,
+    pub(crate) counts: Counts,
+    pub(crate) lag: Lag,
+    /// Of the writer.
+    pub(crate) heartbeat: Heartbeat,
     /// The writer waits without a time-out.
     asleep: AtomicBool,
     stop: AtomicBool,
@@ -141,6 +149,9 @@ impl Log {
             writing_since_ms: AtomicU64::new(0),
             began: Instant::now(),
             alternate: Alternate::new(calls_max.max(256)),
+            counts: Counts::default(),
+            lag: Lag::default(),
+            heartbeat: Heartbeat::new(),
             asleep: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             unfinished: AtomicBool::new(false),
@@ -152,6 +163,7 @@ impl Log {
 
     /// Enters an interrupt. Never waits.
     pub(crate) fn record_stop(&self, delivered: Arc<Delivered>, reached: usize, calls: Vec<(CallId, Reached)>) {
+        self.counts.interrupted(&delivered);
         let (at_ns, recorded, entered) = ((self.wall_ns)(), Instant::now(), AtomicBool::new(false));
         let stop = Arc::new(Stop { delivered, reached, calls, at_ns, recorded, entered });
         self.alternate.push(Arc::clone(&stop));
@@ -162,18 +174,26 @@ impl Log {
     pub(crate) fn record(&self, record: Record) {
         let refusal = matches!(&record, Record::Ended(EntryKind::Refusal { .. }));
         let full = refusal && self.records.len() > self.records.capacity() / 4 * 3;
-        if full || self.records.push(((self.wall_ns)(), record)).is_err() {
+        self.counts.recorded(&record);
+        let at_ns = (self.wall_ns)();
+        if full || self.records.push((at_ns, record)).is_err() {
             self.lost.fetch_add(1, Ordering::AcqRel);
+            self.counts.lost.add(1);
         }
         // Sequentially consistent on both sides: who rests says so before it looks at the queue a last time.
         if self.asleep.swap(false, Ordering::SeqCst) {
+            // Nothing waited before it.
+            self.lag.begins(at_ns);
             self.unpark();
         }
     }
 
     /// Hands a transaction to the committer, whose ticket is queued already.
     pub(crate) fn commit(&self, job: Job) -> Result<(), StoreError> {
-        self.commits.push(job).map_err(|_| StoreError::Busy)?;
+        self.commits.push(job).map_err(|job| {
+            self.counts.committed(Committed::Refused, job.call.commits.pending());
+            StoreError::Busy
+        })?;
         self.asleep.store(false, Ordering::SeqCst);
         self.unpark();
         Ok(())
@@ -247,6 +267,21 @@ impl Log {
     pub(crate) async fn ended(&self) -> bool {
         // The sender lives as long as the log.
         self.ended.subscribe().wait_for(Option::is_some).await.is_ok_and(|ended| *ended == Some(true))
+    }
+
+    /// By the ticker: wakes the writer if it has rested for long, so that it can be seen whether it would wake.
+    pub(crate) fn look_alive(&self) {
+        if self.heartbeat.age() > BEAT_EVERY {
+            self.unpark();
+        }
+    }
+
+    /// How many entries are recorded and not in the store, and for how long the oldest of them has been waiting.
+    #[cfg(feature = "control")]
+    pub(crate) fn behind(&self) -> (u64, Duration) {
+        let entries = self.records.len() as u64 + self.lag.taken();
+        let age_ns = (self.wall_ns)().saturating_sub(self.lag.since_ns());
+        (entries, if entries == 0 { Duration::ZERO } else { Duration::from_nanos(age_ns) })
     }
 
     fn unpark(&self) {

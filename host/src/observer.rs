@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
+#[cfg(feature = "control")]
+use crate::control::events::Feed;
 use crate::log::Entry;
 
 /// Events that wait for an observer; more are lost.
@@ -20,6 +22,9 @@ pub trait Observer: Send + 'static {
 #[derive(Clone, Default)]
 pub(crate) struct Observers {
     queues: Arc<[SyncSender<Entry>]>,
+    /// For whoever watches from other processes.
+    #[cfg(feature = "control")]
+    pub(crate) feed: Arc<Feed>,
 }
 
 impl Observers {
@@ -33,10 +38,12 @@ impl Observers {
                 .spawn(move || events.iter().for_each(|entry| observer.entry(&entry)))?;
             queues.push(queue);
         }
-        Ok(Self { queues: queues.into() })
+        Ok(Self { queues: queues.into(), ..Self::default() })
     }
 
     pub(crate) fn entry(&self, entry: &Entry) {
+        #[cfg(feature = "control")]
+        self.feed.entry(entry);
         for queue in &*self.queues {
             // Full or gone: lossy by contract.
             let _ = queue.try_send(entry.clone());

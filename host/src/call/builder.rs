@@ -15,6 +15,7 @@ use crate::ids::CallId;
 use crate::interrupt::{Cause, HOST_ACTOR, Interrupt, Interruption};
 use crate::log::{EntryKind, Record};
 use crate::tools::{Code, Component};
+use crate::trace;
 
 /// For what the host itself asks of a component, such as its tools.
 const INTERNAL_DEADLINE_MAX: Duration = Duration::from_secs(10);
@@ -125,7 +126,7 @@ impl CallBuilder {
             live: Live::new(core.now_ns(), request.limits.fuel),
         };
         register(core, identity, |core, call| {
-            core.workers.spawn(drive(Arc::clone(core), Arc::clone(call), request));
+            core.workers.spawn(drive(Arc::clone(core), Arc::clone(call), request, trace::call(call)));
         })
     }
 }
@@ -144,7 +145,7 @@ impl Call {
             live: Live::new(core.now_ns(), 0),
         };
         register(core, identity, |core, call| {
-            drop(core.io.handle.spawn(load::drive(Arc::clone(core), Arc::clone(call), order)));
+            drop(core.io.handle.spawn(load::drive(Arc::clone(core), Arc::clone(call), order, trace::call(call))));
         })
     }
 }

@@ -12,6 +12,7 @@ use std::thread;
 
 use serde_json::Value;
 use tokio::sync::{SemaphorePermit, oneshot};
+use tracing::{Instrument, Span};
 
 use super::gated::Gated;
 use super::live::HostCall;
@@ -108,13 +109,13 @@ impl From<&LoadError> for Failure {
 }
 
 /// Loads a component for a call that is registered already.
-pub(super) async fn drive(core: Arc<Core>, call: Arc<CallState>, order: Order) {
+pub(super) async fn drive(core: Arc<Core>, call: Arc<CallState>, order: Order, span: Span) {
     let mut run = Run::default();
     let ended = {
-        let load = pin!(Some(load(&core, &call, order, &mut run)));
+        let load = pin!(Some(load(&core, &call, order, &mut run).instrument(span.clone())));
         Gated::new(&core, &call, load).await
     };
-    end(&core, &call, ended, run).await;
+    end(&core, &call, ended, run, &span).await;
 }
 
 async fn load<'a>(

@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 
 use super::hosts::{self, Survey, tell_unseen};
 use super::{ExitCode, home, json_text, print, printable, quantity, say};
-use crate::control::protocol::{CallInfo, CallPhase, HostInfo};
+use crate::control::protocol::{CallInfo, HostInfo};
 use crate::interrupt::halts::{Halt, Halts};
 
 /// List what runs: hosts, agents and calls of every host process that you can see, and the halts in force.
 #[derive(clap::Args)]
+#[command(after_help = MORE)]
 pub(super) struct Args {
     /// One JSON object: hosts, calls, agents, halts, unseen
     #[arg(long)]
@@ -27,6 +28,11 @@ pub(super) struct Args {
     #[command(flatten)]
     home: home::Options,
 }
+
+const MORE: &str = "\
+Every host answers on a socket, here as everywhere in a folder of the process's number:
+  curl --unix-socket $XDG_RUNTIME_DIR/estop/PID/operator.sock http://estop/v1/metrics     counts and latencies, for Prometheus
+  curl -N --unix-socket $XDG_RUNTIME_DIR/estop/PID/operator.sock http://estop/v1/events   starts, ends, stops, halts, as they happen";
 
 /// With `--watch`, two looks are at least this far apart.
 const EVERY_MIN: Duration = Duration::from_millis(100);
@@ -163,7 +169,7 @@ impl Seen {
                 format!("{}{total} {}", progress.done, printable(&progress.message).replace('\n', " "))
             });
             let (agent, tool) = (printable(&call.agent), printable(&call.tool));
-            let (state, age) = (phase(call.state), time(call.age_us));
+            let (state, age) = (call.state.as_str(), time(call.age_us));
             let _ = writeln!(
                 text,
                 "{:<31} {agent:<14} {tool:<20} {state:<11} {age:>8} {left:>8}  {says}",
@@ -176,11 +182,6 @@ impl Seen {
         text.truncate(text.trim_end().len());
         text
     }
-}
-
-/// As in JSON.
-pub(super) fn phase(phase: CallPhase) -> String {
-    serde_json::to_value(phase).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// Short enough for a column.

@@ -16,7 +16,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::protocol::{Answer, CallBegun, CallRequest, CancelRequest, Role, ToolList};
 use super::served::{NotServed, Served, unloaded};
@@ -66,7 +66,7 @@ impl Counter {
         if denied.entered < DENIED_MAX {
             denied.entered += 1;
             let more = std::mem::take(&mut denied.counted);
-            let (actor, why) = (peer.name.to_string(), why.clone());
+            let (actor, why) = (peer.name().to_string(), why.clone());
             core.log.record(Record::Noted(EntryKind::Denied { verb: verb.into(), actor, why, more }));
         } else {
             denied.counted += 1;
@@ -81,6 +81,7 @@ pub(super) fn start(
     served: Served,
     socket: std::os::unix::net::UnixListener,
     closed: watch::Receiver<bool>,
+    short_of_files: Arc<Notify>,
 ) -> std::io::Result<watch::Receiver<bool>> {
     let (ended, has_ended) = watch::channel(false);
     let denied = Mutex::new(Denied { since: Instant::now(), entered: 0, counted: 0 });
@@ -90,7 +91,7 @@ pub(super) fn start(
     let routes = routes().layer(DefaultBodyLimit::max(request_bytes_max)).with_state(counter);
     let bounds = Bounds { connections_max: CONNECTIONS_MAX, connected_max: None };
     core.io.handle.spawn(async move {
-        serve(socket, routes, is_closed, bounds).await;
+        serve(socket, routes, is_closed, bounds, short_of_files).await;
         ended.send_replace(true);
     });
     Ok(has_ended)
@@ -114,7 +115,7 @@ async fn tools(
     State(counter): State<Arc<Counter>>,
     Extension(peer): Extension<Peer>,
 ) -> Result<Json<ToolList>, Refused> {
-    peer.asked.set();
+    peer.asked.acts();
     let host = counter.core()?.id;
     let (components, trouble) = counter.served.list();
     Ok(Json(ToolList { host, components, trouble }))
@@ -125,7 +126,7 @@ async fn call(
     Extension(peer): Extension<Peer>,
     body: Bytes,
 ) -> Result<impl IntoResponse, Refused> {
-    peer.asked.set();
+    peer.asked.acts();
     let request: CallRequest = parse(&body)?;
     let core = counter.core()?;
     let component = counter.served.find(&request.tool, request.component.as_deref()).map_err(|error| {
@@ -149,7 +150,7 @@ async fn call(
         call.interrupt_with(unloaded(component.name()));
     }
     let begun = CallBegun { call: call.id(), token: counter.tokens.of(call.id()) };
-    Ok(events::of_call(call, begun, peer.name))
+    Ok(events::of_call(call, begun, peer.name()))
 }
 
 async fn stop(
@@ -157,7 +158,7 @@ async fn stop(
     Extension(peer): Extension<Peer>,
     body: Bytes,
 ) -> Result<Json<Answer>, Refused> {
-    peer.asked.set();
+    peer.asked.acts();
     let CancelRequest { call, token, reason } = parse(&body)?;
     let core = counter.core()?;
     if !counter.tokens.fits(call, &token) {
@@ -168,7 +169,7 @@ async fn stop(
     let began = Instant::now();
     let mut is_here = false;
     core.inventory.walk(|other| is_here |= other.id == call);
-    let cancelled = Interrupt::new(Cause::Cancelled, &*peer.name).reason(reason);
+    let cancelled = Interrupt::new(Cause::Cancelled, &*peer.name()).reason(reason);
     let interruption = if is_here { core.interrupt(Scope::Call(call), cancelled) } else { Interruption::default() };
     Ok(Json(answer(&core, interruption, began, None, None).await))
 }
@@ -178,7 +179,7 @@ async fn halted(
     Extension(peer): Extension<Peer>,
     Path(agent): Path<String>,
 ) -> Result<impl IntoResponse, Refused> {
-    peer.asked.set();
+    peer.asked.acts();
     let agent = agent_of(&peer, Some(agent));
     if let Some(why) = agent::refused_name(&agent) {
         return Err(Refused(StatusCode::BAD_REQUEST, why));

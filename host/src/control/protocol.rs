@@ -94,6 +94,30 @@ pub enum CallPhase {
     Unconfirmed,
 }
 
+impl CallPhase {
+    /// All of them, in order.
+    pub const ALL: [CallPhase; 6] = [
+        CallPhase::Queued,
+        CallPhase::Running,
+        CallPhase::Committing,
+        CallPhase::Warned,
+        CallPhase::Stopping,
+        CallPhase::Unconfirmed,
+    ];
+
+    /// The word in JSON and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CallPhase::Queued => "queued",
+            CallPhase::Running => "running",
+            CallPhase::Committing => "committing",
+            CallPhase::Warned => "warned",
+            CallPhase::Stopping => "stopping",
+            CallPhase::Unconfirmed => "unconfirmed",
+        }
+    }
+}
+
 /// A call that runs or waits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CallInfo {

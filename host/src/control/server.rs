@@ -1,9 +1,9 @@
 //! The host's side: what each role may ask, and the answers.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Extension, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -20,10 +21,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::agents;
-use super::connections::{Asked, Connections};
+use super::connections::{ACCEPTED_AT_ONCE_MAX, Asked, Connections};
+use super::events::{self, Watchers};
+use super::metrics;
 use super::patience::Patience;
 use super::place::Offer;
 use super::protocol::{
@@ -31,10 +34,12 @@ use super::protocol::{
     StopRequest, StoppedBy,
 };
 use super::served::Served;
+use super::shared_answer::SharedAnswer;
 use super::{Control, HostKind};
 use crate::call::{CallState, Commits, End, NO_DEADLINE_NS};
-use crate::heartbeat::Heartbeat;
+use crate::heartbeat::{BEAT_EVERY, Heartbeat};
 use crate::host::Core;
+use crate::ids::CallId;
 use crate::interrupt::halts::{Halt, HaltError};
 use crate::interrupt::{Cause, Interrupt, Interruption, Scope};
 use crate::{BuildError, user};
@@ -47,8 +52,8 @@ const HEAD_WITHIN: Duration = Duration::from_secs(2);
 const ASKED_WITHIN: Duration = Duration::from_secs(10);
 /// Whoever takes nothing of an answer for this long has gone away.
 const READS_WITHIN: Duration = Duration::from_secs(15);
-/// Connections to one socket of operators at one time, and the whole life of one.
-const OPERATORS: Bounds = Bounds { connections_max: 64, connected_max: Some(Duration::from_secs(15)) };
+/// Connections to one socket of operators at one time, and the whole life of one that does not watch.
+const OPERATORS: Bounds = Bounds { connections_max: 128, connected_max: Some(Duration::from_secs(15)) };
 /// How long an answer waits for what was stopped to be released.
 const RELEASED_WITHIN: Duration = Duration::from_millis(400);
 /// Before a host ends, it still hears who has connected, until nobody has for this long.
@@ -64,23 +69,35 @@ const LISTED_MAX: usize = 4096;
 
 /// With a socket each. Agents have one only where they are served.
 const ROLES: [Role; 3] = [Role::Operator, Role::Admin, Role::Agent];
-/// Between two signs of life of the control thread.
-const BEATS_EVERY: Duration = Duration::from_millis(500);
+/// Between two tries to take a connection while this process has too many open files.
+const SHORT_OF_FILES: Duration = Duration::from_millis(2);
 
 /// What the requests are about. It does not keep the host alive.
 pub(super) struct Desk {
     core: Weak<Core>,
-    kind: HostKind,
+    pub(super) kind: HostKind,
     home: Option<PathBuf>,
     user: String,
-    since: SystemTime,
+    pub(super) since: SystemTime,
+    pub(super) watchers: Watchers,
+    status: SharedAnswer,
+    pub(super) metrics: SharedAnswer,
+    /// Of the control thread.
+    pub(super) heart: Arc<Heartbeat>,
 }
 
 /// Who asks.
 #[derive(Clone)]
 pub(super) struct Peer {
-    pub(super) name: Arc<str>,
+    uid: u32,
     pub(super) asked: Asked,
+}
+
+impl Peer {
+    /// Looked up only for those who do something: it reads a file.
+    pub(super) fn name(&self) -> Arc<str> {
+        user::name(self.uid).into()
+    }
 }
 
 /// What one socket allows.
@@ -108,35 +125,33 @@ impl Control {
         let (closed, is_closed) = watch::channel(false);
         let (ended, has_ended) = watch::channel(false);
         let mut all_ended = vec![has_ended];
+        let (heart, short_of_files) = (Arc::new(Heartbeat::new()), Arc::new(Notify::new()));
         let desk = Arc::new(Desk {
             core: Arc::downgrade(core),
             kind,
             home: core.store.home().map(|home| home.path().to_owned()),
             user: user::name(rustix::process::geteuid().as_raw()),
             since: SystemTime::now(),
+            watchers: Watchers::new(Arc::clone(&core.writer.observers.feed)),
+            status: SharedAnswer::new(),
+            metrics: SharedAnswer::new(),
+            heart: Arc::clone(&heart),
         });
         let (offer, mut sockets) = Offer::make(if served.is_some() { &ROLES } else { &ROLES[..2] })?;
         // Agents are not this thread's affair.
         if let Some((_, socket)) = sockets.pop_if(|(role, _)| *role == Role::Agent)
             && let Some(served) = served
         {
-            all_ended.push(agents::start(core, served, socket, is_closed.clone())?);
+            all_ended.push(agents::start(core, served, socket, is_closed.clone(), Arc::clone(&short_of_files))?);
         }
-        let heart = Arc::new(Heartbeat::new());
-        let beating = Arc::clone(&heart);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
         thread::Builder::new().name("estop-control".into()).spawn(move || {
             runtime.block_on(async {
-                // Ends with the runtime.
-                tokio::spawn(async move {
-                    loop {
-                        beating.beat();
-                        tokio::time::sleep(BEATS_EVERY).await;
-                    }
-                });
+                tokio::spawn(look_after(Arc::clone(&desk), is_closed.clone()));
                 let mut served = tokio::task::JoinSet::new();
                 for (role, socket) in sockets {
-                    served.spawn(serve(socket, routes(role, Arc::clone(&desk)), is_closed.clone(), OPERATORS));
+                    let (routes, short_of_files) = (routes(role, Arc::clone(&desk)), Arc::clone(&short_of_files));
+                    served.spawn(serve(socket, routes, is_closed.clone(), OPERATORS, short_of_files));
                 }
                 served.join_all().await;
             });
@@ -156,7 +171,9 @@ fn routes(role: Role, desk: Arc<Desk>) -> Router {
             .route("/v1/halts", get(halts))
             .route("/v1/stop", post(stop))
             .route("/v1/halt", post(halt))
-            .merge(super::show::routes()),
+            .merge(super::show::routes())
+            .merge(metrics::routes())
+            .merge(events::routes()),
         Role::Admin => Router::new().route("/v1/lift", post(lift)),
         // See `agents.rs`.
         Role::Agent => Router::new(),
@@ -172,8 +189,27 @@ pub(super) fn nothing_of_this_name(role: Role) -> Refused {
     Refused(StatusCode::NOT_FOUND, format!("`{name}` has nothing of this name; `estop help` says what there is"))
 }
 
-/// Serves one socket, on this thread's runtime, until the host closes.
-pub(super) async fn serve(socket: StdListener, routes: Router, mut closed: watch::Receiver<bool>, bounds: Bounds) {
+/// Tells the watchers, and leaves signs of life.
+async fn look_after(desk: Arc<Desk>, closed: watch::Receiver<bool>) {
+    let beat = async {
+        loop {
+            desk.heart.beat();
+            tokio::time::sleep(BEAT_EVERY).await;
+        }
+    };
+    // Until the runtime ends.
+    tokio::join!(desk.watchers.tell(closed), beat);
+}
+
+/// Serves one socket, on this thread's runtime, until the host closes. Whoever finds that there are too many open files
+/// says so, and everybody gives up one that is not needed.
+pub(super) async fn serve(
+    socket: StdListener,
+    routes: Router,
+    mut closed: watch::Receiver<bool>,
+    bounds: Bounds,
+    short_of_files: Arc<Notify>,
+) {
     let Ok(socket) = UnixListener::from_std(socket) else { return };
     let mut connections = Connections::new(bounds.connections_max, bounds.connected_max.is_some());
     let add = |connections: &mut Connections, stream: UnixStream| {
@@ -184,15 +220,30 @@ pub(super) async fn serve(socket: StdListener, routes: Router, mut closed: watch
             turn_away(stream);
         }
     };
+    let mut accepted_at_once = 0;
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
+            () = short_of_files.notified() => {
+                connections.give_up_one();
+                continue;
+            }
             _ = closed.wait_for(|closed| *closed) => break,
         };
         match accepted {
             Ok((stream, _)) => add(&mut connections, stream),
-            // Too many open files, most likely: the next one may find some closed.
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(_) => {
+                // Too many open files, most likely.
+                short_of_files.notify_waiters();
+                connections.give_up_one();
+                tokio::time::sleep(SHORT_OF_FILES).await;
+            }
+        }
+        accepted_at_once += 1;
+        if accepted_at_once == ACCEPTED_AT_ONCE_MAX {
+            accepted_at_once = 0;
+            // Those have a turn before others come who would take their places.
+            tokio::task::yield_now().await;
         }
     }
     // Who asked what ended this host is still told what it has reached: give those a turn that are on their way.
@@ -208,7 +259,7 @@ pub(super) async fn serve(socket: StdListener, routes: Router, mut closed: watch
 /// One request: whoever has more to ask connects again.
 async fn connection(stream: UnixStream, routes: Router, asked: Asked, connected_max: Option<Duration>) {
     let Ok(credentials) = stream.peer_cred() else { return };
-    let peer = Peer { name: user::name(credentials.uid()).into(), asked: asked.clone() };
+    let peer = Peer { uid: credentials.uid(), asked: asked.clone() };
     let service = TowerToHyperService::new(routes.layer(Extension(peer)));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -216,12 +267,18 @@ async fn connection(stream: UnixStream, routes: Router, asked: Asked, connected_
         .max_buf_size(REQUEST_BYTES_MAX)
         .keep_alive(false)
         .serve_connection(TokioIo::new(Patience::new(stream, READS_WITHIN)), service);
-    let mut served = pin!(served);
-    let within = connected_max.unwrap_or(ASKED_WITHIN);
-    // Whoever does not read the answer has gone away as far as we are concerned.
-    let is_over = tokio::time::timeout(within, &mut served).await.is_ok();
-    if !is_over && connected_max.is_none() && asked.is_set() {
-        let _ = served.await;
+    let is_over = async {
+        tokio::time::sleep(connected_max.unwrap_or(ASKED_WITHIN)).await;
+        if asked.is_watching() || (connected_max.is_none() && asked.is_set()) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        // Whether it went well is for whoever asked to see.
+        _ = served => {}
+        // Whoever does not read the answer has gone away as far as we are concerned.
+        () = is_over => {}
+        () = asked.is_let_go() => {}
     }
 }
 
@@ -251,20 +308,41 @@ pub(super) fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
         .map_err(|error| Refused(StatusCode::BAD_REQUEST, format!("the request cannot be understood: {error}")))
 }
 
-async fn status(State(desk): State<Arc<Desk>>, Extension(peer): Extension<Peer>) -> Result<Json<Status>, Refused> {
-    peer.asked.set();
-    let core = desk.core()?;
-    let mut found = Vec::new();
-    core.inventory.walk(|call| found.push(Arc::clone(call)));
-    let calls_left_out = found.len().saturating_sub(LISTED_MAX);
-    found.truncate(LISTED_MAX);
-    let calls = found.iter().map(|call| desk.call(&core, call)).collect();
-    let (halts, halts_unreadable) = core.halts.in_force();
-    Ok(Json(Status { host: desk.host(&core), calls, calls_left_out, halts, halts_unreadable }))
+async fn status(State(desk): State<Arc<Desk>>, Extension(peer): Extension<Peer>) -> Result<Response, Refused> {
+    peer.asked.looks();
+    let work_out = || {
+        let core = desk.core()?;
+        let mut found = Vec::new();
+        core.inventory.walk(|call| found.push(Arc::clone(call)));
+        let calls_left_out = found.len().saturating_sub(LISTED_MAX);
+        found.truncate(LISTED_MAX);
+        let children = children(&core);
+        let calls = found.iter().map(|call| desk.call(&core, call, &children)).collect();
+        let (halts, halts_unreadable) = core.halts.in_force();
+        let status = Status { host: desk.host(&core), calls, calls_left_out, halts, halts_unreadable };
+        let text = serde_json::to_vec(&status);
+        text.map(Bytes::from).map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+    };
+    let text = desk.status.get(work_out).await?;
+    peer.asked.is_told();
+    Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
+}
+
+/// How many calls each call has invoked that run.
+pub(super) fn children(core: &Core) -> HashMap<CallId, usize> {
+    let mut children = HashMap::new();
+    if core.inventory.has_nested() {
+        core.inventory.walk(|call| {
+            if let Some(parent) = &call.parent {
+                *children.entry(parent.id).or_default() += 1;
+            }
+        });
+    }
+    children
 }
 
 async fn halts(State(desk): State<Arc<Desk>>, Extension(peer): Extension<Peer>) -> Result<Json<Vec<Halt>>, Refused> {
-    peer.asked.set();
+    peer.asked.is_told();
     Ok(Json(desk.core()?.halts.in_force().0))
 }
 
@@ -273,11 +351,11 @@ async fn stop(
     Extension(peer): Extension<Peer>,
     body: Bytes,
 ) -> Result<Json<Answer>, Refused> {
-    peer.asked.set();
+    peer.asked.acts();
     let StopRequest { call, reason, grace_us } = parse(&body)?;
     let core = desk.core()?;
     let grace = Duration::from_micros(grace_us);
-    let interrupt = Interrupt::new(Cause::Operator, &*peer.name).reason(reason).grace(grace);
+    let interrupt = Interrupt::new(Cause::Operator, &*peer.name()).reason(reason).grace(grace);
     let mut is_here = false;
     core.inventory.walk(|other| is_here |= other.id == call);
     let began = Instant::now();
@@ -286,7 +364,9 @@ async fn stop(
     if interruption.is_empty() {
         return Err(Refused(StatusCode::NOT_FOUND, format!("no call `{call}` runs or waits here")));
     }
-    Ok(Json(answer(&core, interruption, began, None, None).await))
+    let answer = answer(&core, interruption, began, None, None).await;
+    peer.asked.is_told();
+    Ok(Json(answer))
 }
 
 async fn halt(
@@ -294,10 +374,10 @@ async fn halt(
     Extension(peer): Extension<Peer>,
     body: Bytes,
 ) -> Result<Json<Answer>, Refused> {
-    peer.asked.set();
+    peer.asked.acts();
     let HaltRequest { scope, reason, halt, permanent } = parse(&body)?;
     let core = desk.core()?;
-    let new = Halt::new(scope, &*peer.name, reason);
+    let new = Halt::new(scope, &*peer.name(), reason);
     let new = Arc::new(Halt { halt: halt.unwrap_or(new.halt), permanent, ..new });
     // At once, and before anything that could wait.
     let began = Instant::now();
@@ -312,6 +392,7 @@ async fn halt(
         Ok(latched) => latched.err().map(|error| error.to_string()),
         Err(error) => Some(error.to_string()),
     };
+    peer.asked.is_told();
     Ok(Json(Answer { not_on_disk, ..released }))
 }
 
@@ -320,13 +401,13 @@ async fn lift(
     Extension(peer): Extension<Peer>,
     body: Bytes,
 ) -> Result<Json<Halt>, Refused> {
-    peer.asked.set();
+    peer.asked.acts();
     let LiftRequest { halt, reason } = parse(&body)?;
     if reason.trim().is_empty() {
         return Err(Refused(StatusCode::BAD_REQUEST, "a halt is lifted for a reason: say which".into()));
     }
     let core = desk.core()?;
-    let lifted = tokio::task::spawn_blocking(move || core.lift(halt, &peer.name, &reason)).await;
+    let lifted = tokio::task::spawn_blocking(move || core.lift(halt, &peer.name(), &reason)).await;
     match lifted {
         Ok(Ok(halt)) => Ok(Json(halt)),
         Ok(Err(error @ HaltError::Unknown(_))) => Err(Refused(StatusCode::NOT_FOUND, error.to_string())),
@@ -393,15 +474,10 @@ impl Desk {
         }
     }
 
-    pub(super) fn call(&self, core: &Core, call: &Arc<CallState>) -> CallInfo {
+    pub(super) fn call(&self, core: &Core, call: &Arc<CallState>, children: &HashMap<CallId, usize>) -> CallInfo {
         let now_ns = core.now_ns();
         let ago = |at_ns: u64| now_ns.saturating_sub(at_ns) / 1000;
         let delivered = call.interrupted();
-        let mut children = 0;
-        if core.inventory.has_nested() {
-            let is_child = |other: &Arc<CallState>| other.parent.as_ref().is_some_and(|parent| parent.id == call.id);
-            core.inventory.walk(|other| children += usize::from(is_child(other)));
-        }
         let committed = call.commits.committed();
         let stopped = delivered.map(|delivered| StoppedBy {
             cause: delivered.interrupt.cause,
@@ -420,7 +496,7 @@ impl Desk {
             component: call.component(),
             parent: call.parent.as_ref().map(|parent| parent.id),
             priority: call.priority,
-            state: phase(call, stopped.as_ref()),
+            state: phase(call, stopped.as_ref().map(|stopped| stopped.ago_us)),
             age_us: ago(call.live.registered_ns),
             time_left_us: (deadline_ns < NO_DEADLINE_NS).then(|| deadline_ns.saturating_sub(now_ns) / 1000),
             fuel_granted: call.live.fuel_granted,
@@ -440,16 +516,17 @@ impl Desk {
                 message: progress.message,
                 ago_us: ago(at_ns),
             }),
-            children,
+            children: children.get(&call.id).copied().unwrap_or(0),
             grants: Vec::new(),
             stopped,
         }
     }
 }
 
-fn phase(call: &CallState, stopped: Option<&StoppedBy>) -> CallPhase {
+/// Where a call stands that was stopped so long ago, if it was.
+pub(super) fn phase(call: &CallState, stopped_ago_us: Option<u64>) -> CallPhase {
     if call.gate.is_interrupted() {
-        let long_ago = stopped.is_some_and(|stopped| stopped.ago_us > micros(UNCONFIRMED_AFTER));
+        let long_ago = stopped_ago_us.is_some_and(|ago_us| ago_us > micros(UNCONFIRMED_AFTER));
         return if long_ago { CallPhase::Unconfirmed } else { CallPhase::Stopping };
     }
     if call.gate.is_flagged() {

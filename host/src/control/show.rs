@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use sha2::{Digest as _, Sha256};
 
 use super::protocol::{InputInfo, Shown};
-use super::server::{Desk, Peer, Refused};
+use super::server::{Desk, Peer, Refused, children};
 use crate::ids::CallId;
 
 /// What is shown of an input (bytes).
@@ -28,7 +28,7 @@ async fn show(
     Path(call): Path<String>,
     uri: Uri,
 ) -> Result<Json<Shown>, Refused> {
-    peer.asked.set();
+    peer.asked.looks();
     let core = desk.core()?;
     let id: Result<CallId, _> = call.parse();
     let mut found = None;
@@ -42,7 +42,7 @@ async fn show(
         Some(input) => tokio::task::spawn_blocking(move || info(&input, with_input)).await.ok(),
         None => None,
     };
-    Ok(Json(Shown { call: desk.call(&core, &call), input }))
+    Ok(Json(Shown { call: desk.call(&core, &call, &children(&core)), input }))
 }
 
 fn info(input: &str, with_text: bool) -> InputInfo {

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use self::files::{Folder, SETTLES_WITHIN};
 use super::{Cause, Interrupt, Interruption, Reached, Scope, TEXT_BYTES_MAX, cut};
 use crate::call::CallState;
+use crate::heartbeat::Heartbeat;
 use crate::home::Home;
 use crate::host::Core;
 use crate::ids::{CallId, HaltId, HostId};
@@ -220,6 +221,8 @@ pub(crate) struct Halts {
     acted: Mutex<VecDeque<Acted>>,
     /// Counts looks, for whoever waits for the next one.
     looks: watch::Sender<u64>,
+    /// Of the thread that reads the news.
+    heartbeat: Heartbeat,
 }
 
 impl Halts {
@@ -241,6 +244,7 @@ impl Halts {
             looking: AtomicBool::new(false),
             acted: Mutex::default(),
             looks: watch::Sender::new(0),
+            heartbeat: Heartbeat::new(),
         };
         halts.look();
         // Dropped while no host was there to take it. A host does not begin while it waits for somebody to write one.
@@ -259,8 +263,12 @@ impl Halts {
         thread::Builder::new().name("estop-halts".into()).spawn(move || {
             // Until the host is gone.
             while let Some(core) = core.upgrade() {
+                core.halts.heartbeat.beat();
                 let fresh = core.halts.look();
-                fresh.iter().for_each(|halt| drop(core.stop_halted(halt)));
+                for halt in &fresh {
+                    drop(core.stop_halted(halt));
+                    core.show(halt);
+                }
                 core.halts.acted().retain(|acted| acted.at.elapsed() < REMEMBERED_FOR);
                 let unsettled = core.halts.take_dropped(&core);
                 let news = core.halts.news.as_ref().and_then(|news| news.try_clone().ok());
@@ -370,6 +378,11 @@ impl Halts {
         (list.halts.iter().map(|halt| (**halt).clone()).collect(), list.unreadable.clone())
     }
 
+    #[cfg(feature = "control")]
+    pub(crate) fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
+    }
+
     fn acted(&self) -> MutexGuard<'_, VecDeque<Acted>> {
         self.acted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -475,10 +488,19 @@ impl Core {
     pub(crate) fn latch(&self, halt: &Halt) -> Result<(), HaltError> {
         let latched = self.halts.persist(halt);
         // Whoever has put it there enters it; if nobody could, this does.
-        if !matches!(latched, Ok(false)) {
+        if matches!(latched, Ok(false)) {
+            self.show(halt);
+        } else {
             self.log.record(Record::Noted(EntryKind::halted(halt, latched.is_ok())));
         }
         latched.map(drop)
+    }
+
+    /// Somebody else enters it: those who watch this host are to see it all the same.
+    #[cfg_attr(not(feature = "control"), expect(clippy::unused_self, unused_variables, reason = "nobody can watch"))]
+    fn show(&self, halt: &Halt) {
+        #[cfg(feature = "control")]
+        self.writer.observers.feed.entry(&self.writer.entry(EntryKind::halted(halt, true)));
     }
 
     /// Stops what a halt in the list covers. What it reached before, because it came by two ways, is part of the answer.

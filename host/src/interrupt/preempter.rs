@@ -14,6 +14,7 @@ use crossbeam_queue::ArrayQueue;
 use wasmtime::EngineWeak;
 
 use crate::call::CallState;
+use crate::heartbeat::{BEAT_EVERY, Heartbeat};
 use crate::inventory::Inventory;
 
 /// Between two bumps for a call that has not acknowledged. Shorter costs the neighbours, longer costs the stop.
@@ -31,6 +32,7 @@ struct Shared {
     queue: ArrayQueue<Arc<CallState>>,
     overflowed: AtomicBool,
     stop: AtomicBool,
+    heartbeat: Heartbeat,
 }
 
 impl Preempter {
@@ -40,6 +42,7 @@ impl Preempter {
             queue: ArrayQueue::new(calls_max.max(1)),
             overflowed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            heartbeat: Heartbeat::new(),
         });
         let run = Arc::clone(&shared);
         let thread = thread::Builder::new()
@@ -67,6 +70,18 @@ impl Preempter {
             self.thread.unpark();
         }
     }
+
+    /// By the ticker: wakes the thread if it has rested for long, so that it can be seen whether it would wake.
+    pub(crate) fn look_alive(&self) {
+        if self.shared.heartbeat.age() > BEAT_EVERY {
+            self.thread.unpark();
+        }
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) fn heartbeat(&self) -> &Heartbeat {
+        &self.shared.heartbeat
+    }
 }
 
 impl Drop for Preempter {
@@ -82,6 +97,7 @@ impl Shared {
         let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
         let mut on_cpu: Vec<(Arc<CallState>, Instant)> = Vec::new();
         loop {
+            self.heartbeat.beat();
             while let Some(call) = self.queue.pop() {
                 // Cleared before the call is looked at: whoever comes later submits it again.
                 call.in_preempter.swap(false, Ordering::AcqRel);

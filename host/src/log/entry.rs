@@ -320,13 +320,6 @@ impl Entry {
     pub fn to_json(&self) -> Value {
         serde_json::to_value(self).unwrap_or(Value::Null)
     }
-
-    /// Also as a `tracing` event, for whoever listens.
-    pub(crate) fn trace(&self) {
-        if tracing::enabled!(target: "estop::log", tracing::Level::INFO) {
-            tracing::info!(target: "estop::log", entry = %self.to_json());
-        }
-    }
 }
 
 impl EntryKind {

@@ -21,8 +21,10 @@ use super::{Entry, EntryKind, FLUSHES_MAX, Failing, Flush, Job, Log, Record, Sto
 use crate::call::CallState;
 use crate::gate::Ticket;
 use crate::ids::{CallId, HostId};
+use crate::metrics::Committed;
 use crate::observer::Observers;
 use crate::store::{Commit, Store, StoreError, Verdict};
+use crate::trace;
 
 /// How long an entry may wait for others.
 const FLUSH_EVERY: Duration = Duration::from_millis(5);
@@ -154,6 +156,7 @@ impl Writer {
     fn serve(&self) -> bool {
         let mut last_attempts = 0;
         loop {
+            self.log.heartbeat.beat();
             // Read before the queues: what was recorded before the stop is then still found in them.
             let stopping = self.log.stop.load(Ordering::Acquire);
             let turn = self.turn(&mut self.pen.lock().unwrap_or_else(PoisonError::into_inner), None, stopping);
@@ -192,6 +195,7 @@ impl Writer {
     fn turn(&self, pen: &mut Pen, first: Option<Job>, stopping: bool) -> Turn {
         let Pen { unwritten, waiting, started, refusals } = pen;
         let here = first.is_some();
+        let looked_ns = (self.log.wall_ns)();
         // Whoever waits is taken before the records that it waits for.
         waiting.extend(iter::from_fn(|| self.log.flushes.pop()).take(FLUSHES_MAX));
         let queued = iter::from_fn(|| self.log.commits.pop());
@@ -200,10 +204,13 @@ impl Writer {
         let all_taken = self.take_records(unwritten, started, refusals, now);
         let counted = refusals.take(now || (jobs.is_empty() && unwritten.entries.is_empty()));
         unwritten.entries.extend(counted.map(|kind| self.entry(kind)));
+        self.log.lag.holds(&unwritten.entries, looked_ns);
         if jobs.is_empty() && unwritten.entries.is_empty() && waiting.is_empty() {
             return Turn::Idle { soon: !unwritten.starts.is_empty() };
         }
-        let written = match self.write(&jobs, unwritten, here) {
+        let written = self.write(&jobs, unwritten, here);
+        self.log.lag.holds(&unwritten.entries, looked_ns);
+        let written = match written {
             Some(written) => written,
             None => {
                 self.hand_over(jobs);
@@ -287,12 +294,12 @@ impl Writer {
         all_taken
     }
 
-    fn entry(&self, kind: EntryKind) -> Entry {
+    pub(crate) fn entry(&self, kind: EntryKind) -> Entry {
         Entry::new((self.log.wall_ns)(), self.host, kind)
     }
 
     fn show(&self, entry: &Entry) {
-        entry.trace();
+        trace::entry(entry);
         self.observers.entry(entry);
     }
 
@@ -342,6 +349,7 @@ impl Writer {
         Some(match written {
             Ok(verdicts) => {
                 for ((job, commit), verdict) in jobs.iter().zip(&commits).zip(verdicts) {
+                    self.log.counts.committed(Committed::from(&verdict), job.call.commits.pending());
                     if matches!(verdict, Verdict::Applied) {
                         self.show(&commit.entry);
                         job.call.commits.durable();
@@ -358,6 +366,8 @@ impl Writer {
                 for (job, decided) in jobs.iter().zip(&decided) {
                     let unknown = decided.get() && matches!(error, StoreError::Unknown(_));
                     let ticket = if unknown { Ticket::Failed } else { Ticket::None };
+                    let committed = if unknown { Committed::Unknown } else { Committed::Refused };
+                    self.log.counts.committed(committed, job.call.commits.pending());
                     resolve(job, ticket, Verdict::Refused(error.clone()));
                 }
                 Err(error)

@@ -4,7 +4,9 @@
 mod command;
 mod compiling;
 mod crisis;
+mod driven;
 mod hosts;
 mod screens;
 mod show;
 mod sockets;
+mod telemetry;
