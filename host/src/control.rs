@@ -13,7 +13,7 @@ mod connections;
 mod patience;
 pub mod place;
 pub mod protocol;
-pub(crate) mod served;
+mod served;
 mod server;
 mod show;
 mod token;
