@@ -15,7 +15,7 @@ mod metrics;
 mod patience;
 pub mod place;
 pub mod protocol;
-pub(crate) mod served;
+mod served;
 mod server;
 mod shared_answer;
 mod show;

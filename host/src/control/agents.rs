@@ -19,7 +19,7 @@ use axum::{Json, Router};
 use tokio::sync::{Notify, watch};
 
 use super::protocol::{Answer, CallBegun, CallRequest, CancelRequest, Role, ToolList};
-use super::served::{NotServed, Served, unloaded};
+use super::served::{NotServed, Served};
 use super::server::{Bounds, Peer, Refused, answer, nothing_of_this_name, parse, serve};
 use super::token::Tokens;
 use crate::agent::{self, Agent, DEFAULT_AGENT};
@@ -129,13 +129,6 @@ async fn call(
     peer.asked.acts();
     let request: CallRequest = parse(&body)?;
     let core = counter.core()?;
-    let component = counter.served.find(&request.tool, request.component.as_deref()).map_err(|error| {
-        let status = match error {
-            NotServed::NotLoaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::NOT_FOUND,
-        };
-        Refused(status, error.to_string())
-    })?;
     let most = &core.call_limits;
     let lower = |asked: Option<u64>, most: Duration| asked.map_or(most, |us| Duration::from_micros(us).min(most));
     let (deadline, grace) = (lower(request.deadline_us, most.deadline), lower(request.grace_us, most.grace));
@@ -143,12 +136,18 @@ async fn call(
     let memory_bytes = request.memory_bytes.and_then(|bytes| usize::try_from(bytes).ok());
     let memory_bytes = memory_bytes.map_or(most.memory_bytes_max, |bytes| bytes.min(most.memory_bytes_max));
     let agent = Agent::new(Arc::clone(&core), agent_of(&peer, request.agent));
-    let call = agent.call(&component, request.tool, request.input);
-    let call = call.deadline(deadline).grace(grace).fuel(fuel).memory_bytes(memory_bytes).start();
-    // Registered first, looked after: whoever has taken the component away before that did not meet the call.
-    if !counter.served.has(component.name()) {
-        call.interrupt_with(unloaded(component.name()));
-    }
+    let (tool, input) = (request.tool, request.input);
+    let call = counter.served.start(&tool, request.component.as_deref(), |component| {
+        let call = agent.call(component, &*tool, input).deadline(deadline).grace(grace);
+        call.fuel(fuel).memory_bytes(memory_bytes).start()
+    });
+    let call = call.map_err(|error| {
+        let status = match error {
+            NotServed::NotLoaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::NOT_FOUND,
+        };
+        Refused(status, error.to_string())
+    })?;
     let begun = CallBegun { call: call.id(), token: counter.tokens.of(call.id()) };
     Ok(events::of_call(call, begun, peer.name()))
 }

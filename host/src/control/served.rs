@@ -1,13 +1,12 @@
 //! The components that agents can call through the host's socket, by name.
 //!
-//! Invariant: a call looks here again once it is registered, and a component is taken from here before its calls are
-//! stopped. So whoever takes one away meets every call of it, or the call finds it gone.
+//! Invariant: a call is registered while the shelf is held, and a component is taken from here before its calls are stopped.
+//! So whoever takes one away, or puts another one in its place, meets every call of it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::protocol::ServedComponent;
-use crate::interrupt::{Cause, HOST_ACTOR, Interrupt};
 use crate::tools::{Component, Digest};
 
 /// Names that one message lists.
@@ -95,43 +94,14 @@ impl Served {
         served.any(|component| component.digest() == digest)
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.read().places.get(name).is_some_and(|place| place.component.is_some())
-    }
-
-    /// The component that has this tool; and of which one, if the name of the tool does not say.
-    pub(crate) fn find(&self, tool: &str, component: Option<&str>) -> Result<Component, NotServed> {
-        let shelf = self.read();
-        let known = || shelf.places.keys().cloned().collect();
-        if let Some(name) = component {
-            let unknown = || NotServed::Component { component: name.to_owned(), known: known() };
-            let place = shelf.places.get(name).ok_or_else(unknown)?;
-            let why = || place.error.clone().unwrap_or_default();
-            let missing = || NotServed::NotLoaded { component: name.to_owned(), why: why() };
-            return place.component.clone().ok_or_else(missing);
-        }
-        let served = shelf.places.values().filter_map(|place| place.component.as_ref());
-        let having: Vec<&Component> = served.clone().filter(|component| component.tool(tool).is_some()).collect();
-        match having[..] {
-            [component] => Ok(component.clone()),
-            [] => match shelf.places.iter().find(|(_, place)| place.component.is_none()) {
-                // It may be the one that has it.
-                Some((name, Place { error: Some(why), .. })) => {
-                    Err(NotServed::NotLoaded { component: name.clone(), why: why.clone() })
-                }
-                _ => {
-                    let full = |component: &Component| {
-                        let name = component.name().to_owned();
-                        component.tools().iter().map(|tool| format!("{name}/{}", tool.name)).collect::<Vec<_>>()
-                    };
-                    Err(NotServed::Tool { tool: tool.to_owned(), known: served.flat_map(full).collect() })
-                }
-            },
-            _ => {
-                let components = having.iter().map(|component| component.name().to_owned()).collect();
-                Err(NotServed::Ambiguous { tool: tool.to_owned(), components })
-            }
-        }
+    /// Starts a call of what is there now. `start` has to register it, and must not wait: the shelf is held meanwhile.
+    pub(super) fn start<T>(
+        &self,
+        tool: &str,
+        component: Option<&str>,
+        start: impl FnOnce(&Component) -> T,
+    ) -> Result<T, NotServed> {
+        self.read().find(tool, component).map(start)
     }
 
     /// Everything, for whoever looks.
@@ -156,7 +126,38 @@ impl Served {
     }
 }
 
-/// What stops the calls of a component that was taken away.
-pub(crate) fn unloaded(name: &str) -> Interrupt {
-    Interrupt::new(Cause::Shutdown, HOST_ACTOR).reason(format!("the tool `{name}` was unloaded"))
+impl Shelf {
+    /// The component that has this tool; and of which one, if the name of the tool does not say.
+    fn find(&self, tool: &str, component: Option<&str>) -> Result<&Component, NotServed> {
+        let known = || self.places.keys().cloned().collect();
+        if let Some(name) = component {
+            let unknown = || NotServed::Component { component: name.to_owned(), known: known() };
+            let place = self.places.get(name).ok_or_else(unknown)?;
+            let why = || place.error.clone().unwrap_or_default();
+            let missing = || NotServed::NotLoaded { component: name.to_owned(), why: why() };
+            return place.component.as_ref().ok_or_else(missing);
+        }
+        let served = self.places.values().filter_map(|place| place.component.as_ref());
+        let having: Vec<&Component> = served.clone().filter(|component| component.tool(tool).is_some()).collect();
+        match having[..] {
+            [component] => Ok(component),
+            [] => match self.places.iter().find(|(_, place)| place.component.is_none()) {
+                // It may be the one that has it.
+                Some((name, Place { error: Some(why), .. })) => {
+                    Err(NotServed::NotLoaded { component: name.clone(), why: why.clone() })
+                }
+                _ => {
+                    let full = |component: &Component| {
+                        let name = component.name().to_owned();
+                        component.tools().iter().map(|tool| format!("{name}/{}", tool.name)).collect::<Vec<_>>()
+                    };
+                    Err(NotServed::Tool { tool: tool.to_owned(), known: served.flat_map(full).collect() })
+                }
+            },
+            _ => {
+                let components = having.iter().map(|component| component.name().to_owned()).collect();
+                Err(NotServed::Ambiguous { tool: tool.to_owned(), components })
+            }
+        }
+    }
 }

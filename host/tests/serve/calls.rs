@@ -60,7 +60,7 @@ fn progress_is_live() {
     stopped.has(0, &[]);
     call.ended().has(10, &["stopped by", "enough", "uncommitted writes"]);
     // The last that it says is told, however quick it is.
-    scene.call("polite", &json!({"steps": 3}), &[]).has(0, &["progress 3/3 step 3"]);
+    scene.call("polite", &json!({"steps": 40, "step_ms": 2}), &[]).has(0, &["progress 40/40 step 40"]);
 }
 
 /// Which host, which component: what is not clear is asked.
@@ -100,7 +100,7 @@ fn curl_calls() {
     let events: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
     assert_eq!(events, ["call", "outcome"]);
     let last: Value =
-        serde_json::from_str(said.lines().filter_map(|line| line.strip_prefix("data: ")).last().unwrap()).unwrap();
+        serde_json::from_str(said.lines().filter_map(|line| line.strip_prefix("data: ")).next_back().unwrap()).unwrap();
     assert_eq!((&last["output"]["text"], &last["agent"]), (&json!("hé\nllo"), &json!("ada")));
     // What it does not understand it says.
     let (status, answer) = ask(&socket, "POST", "/v1/call", r#"{"tool":"echo","deadline":"1s"}"#);

@@ -3,11 +3,14 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::json;
 
-use crate::scene::{Scene, Stream, ask, spin, until};
+use crate::command::Running;
+use crate::scene::{Scene, Stream, ask, section, spin, until};
 
 /// The kernel's queue of connections is full now and then: then it is tried again.
 fn connect(socket: &Path) -> UnixStream {
@@ -23,9 +26,18 @@ fn connect(socket: &Path) -> UnixStream {
 /// calls as may be waited for: operators look and stop as ever, and no call that is waited for loses its connection.
 #[test]
 fn agents_cannot_hold_up_operators() {
-    let (scene, host) = Scene::serving(&["runaway", "misc"]);
+    let scene = Scene::new(&["runaway", "misc"]);
+    scene.config(&[section("runaway", "runaway"), section("misc", "misc")].concat());
+    // As many files as a process may have open where nobody raises that.
+    let serving = scene.serving_command();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 1024 && exec \"$0\" \"$@\""]).arg(serving.get_program()).args(serving.get_args());
+    limited.envs(serving.get_envs().filter_map(|(name, value)| value.map(|value| (name, value))));
+    limited.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let host = Running::start(limited);
+    host.says("estop: serving");
     let socket = scene.socket(&host);
-    let silent: Vec<UnixStream> = (0..300).map(|_| connect(&socket)).collect();
+    let silent: Vec<UnixStream> = (0..1200).map(|_| connect(&socket)).collect();
     let slow: Vec<UnixStream> = (0..300)
         .map(|_| {
             let mut stream = connect(&socket);
@@ -52,7 +64,7 @@ fn agents_cannot_hold_up_operators() {
     let seen = scene.machine.ps();
     let took = begun.elapsed();
     println!(
-        "with {} calls and 600 idle connections, `estop ps` took {took:?}",
+        "with {} calls and 1500 idle connections, `estop ps` took {took:?}",
         seen["calls"].as_array().unwrap().len()
     );
     assert!(took < Duration::from_secs(10), "{took:?}");
@@ -68,6 +80,37 @@ fn agents_cannot_hold_up_operators() {
         assert_eq!(stream.event("outcome")["cause"], "halted");
     }
     drop((silent, slow, deaf));
+}
+
+/// A client whose end nobody sees, because something that it has sent stands before it, is noticed all the same: it is told
+/// now and then that its call still runs, and that is not taken. So is one that does not read.
+#[test]
+fn a_client_that_vanishes_is_noticed() {
+    let (scene, host) = Scene::serving(&["runaway", "misc"]);
+    let socket = scene.socket(&host);
+    let request = json!({"tool": "spin", "agent": "vanishes"}).to_string();
+    let mut vanishes = connect(&socket);
+    let bytes = request.len();
+    write!(vanishes, "POST /v1/call HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n\r\n{request}GET").unwrap();
+    let (_, mut patient) = spin(&socket, "patient");
+    scene.until_running(2);
+    drop(vanishes);
+    // Whoever listens hears a sign of life, and is none of an event.
+    while patient.line().unwrap() != ":" {}
+    let end = scene.entry("end", |entry| entry["agent"] == "vanishes");
+    assert_eq!(end["cause"], "disconnected");
+    scene.until_running(1);
+
+    let mut deaf = connect(&socket);
+    let request = json!({"tool": "big_output", "input": {"bytes": 1_000_000}}).to_string();
+    let bytes = request.len();
+    write!(deaf, "POST /v1/call HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n\r\n{request}").unwrap();
+    until("it is given up", || {
+        let mut polled = [PollFd::new(&deaf, PollFlags::empty())];
+        let most = Timespec { tv_sec: 1, tv_nsec: 0 };
+        rustix::event::poll(&mut polled, Some(&most)).unwrap();
+        polled[0].revents().contains(PollFlags::HUP)
+    });
 }
 
 /// When as many calls are waited for as may be, whoever comes next is told so, and none of the others is given up.

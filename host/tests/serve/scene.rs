@@ -192,8 +192,10 @@ impl Stream {
     /// The next event of this name.
     #[track_caller]
     pub(crate) fn event(&mut self, name: &str) -> Value {
-        let mut said = Vec::new();
+        let (mut said, begun) = (Vec::new(), Instant::now());
         loop {
+            // Signs of life come all the while.
+            assert!(begun.elapsed() < PATIENCE, "it never told `{name}`: {said:?}");
             let Some(line) = self.line() else { panic!("it ended before `{name}`: {said:?}") };
             if line == format!("event: {name}") {
                 let data = self.line().unwrap();

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use super::look::Stamp;
 use crate::cli::{printable, say};
 use crate::control::Served;
-use crate::control::served::unloaded;
+use crate::interrupt::HOST_ACTOR;
 use crate::policy::{Policy, ToolPolicy};
-use crate::{Component, Digest, Host, Scope, Source};
+use crate::{Cause, Component, Digest, Host, Interrupt, Scope, Source};
 
 /// What is told of a component that is loaded for the first time.
 const LOADING: &str = "it is being loaded; try again";
@@ -129,7 +129,7 @@ impl Shelf {
 
     /// Its running calls are stopped, unless what they run is still served under another name.
     fn unload(&mut self, name: &str, kept: Kept) {
-        // First, so that no call begins after the walk that does not find out.
+        // First, so that no call begins after the walk.
         self.served.remove(name);
         let mut digests = kept.earlier;
         if let Some(component) = kept.component {
@@ -202,8 +202,13 @@ impl Kept {
             host.unload(&before);
             self.earlier.push(before.digest());
         }
-        // Versions without calls need not be remembered: a call that is just being made finds out by itself.
+        // No call of theirs can begin any more.
         self.earlier.retain(|earlier| *earlier != digest && host.runs(*earlier));
         true
     }
+}
+
+/// What stops the calls of a component that was taken away.
+fn unloaded(name: &str) -> Interrupt {
+    Interrupt::new(Cause::Shutdown, HOST_ACTOR).reason(format!("the tool `{name}` was unloaded"))
 }
