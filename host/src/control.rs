@@ -10,9 +10,11 @@
 mod agents;
 pub mod client;
 mod connections;
+mod denials;
 mod patience;
 pub mod place;
 pub mod protocol;
+mod rights;
 pub(crate) mod served;
 mod server;
 mod show;
@@ -24,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use self::place::Offer;
-pub use self::place::PlaceError;
+pub use self::place::{Mode, PlaceError};
 pub use self::served::Served;
 use crate::heartbeat::Heartbeat;
 

@@ -45,6 +45,13 @@ pub enum AskError {
     Refused(String),
 }
 
+impl AskError {
+    /// This user may not connect: the right is somebody else's.
+    pub fn is_shut_out(&self) -> bool {
+        matches!(self, AskError::Connect(_, error) if error.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
 /// Asks one host something.
 ///
 /// # Errors

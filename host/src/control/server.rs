@@ -24,12 +24,14 @@ use tokio::sync::watch;
 
 use super::agents;
 use super::connections::{Asked, Connections};
+use super::denials::Denials;
 use super::patience::Patience;
-use super::place::Offer;
+use super::place::{Mode, Offer};
 use super::protocol::{
     Answer, CallInfo, CallPhase, HaltRequest, HostInfo, LiftRequest, ProgressInfo, ReachedCall, Refusal, Role, Status,
     StopRequest, StoppedBy,
 };
+use super::rights;
 use super::served::Served;
 use super::{Control, HostKind};
 use crate::call::{CallState, Commits, End, NO_DEADLINE_NS};
@@ -73,6 +75,8 @@ pub(super) struct Desk {
     kind: HostKind,
     home: Option<PathBuf>,
     user: String,
+    mode: Mode,
+    denials: Arc<Denials>,
     since: SystemTime,
 }
 
@@ -80,6 +84,7 @@ pub(super) struct Desk {
 #[derive(Clone)]
 pub(super) struct Peer {
     pub(super) name: Arc<str>,
+    pub(super) uid: u32,
     pub(super) asked: Asked,
 }
 
@@ -108,19 +113,23 @@ impl Control {
         let (closed, is_closed) = watch::channel(false);
         let (ended, has_ended) = watch::channel(false);
         let mut all_ended = vec![has_ended];
+        let (offer, mut sockets) = Offer::make(if served.is_some() { &ROLES } else { &ROLES[..2] })?;
+        let denials = Denials::new(core);
         let desk = Arc::new(Desk {
             core: Arc::downgrade(core),
             kind,
             home: core.store.home().map(|home| home.path().to_owned()),
             user: user::name(rustix::process::geteuid().as_raw()),
+            mode: offer.mode(),
+            denials: Arc::clone(&denials),
             since: SystemTime::now(),
         });
-        let (offer, mut sockets) = Offer::make(if served.is_some() { &ROLES } else { &ROLES[..2] })?;
         // Agents are not this thread's affair.
         if let Some((_, socket)) = sockets.pop_if(|(role, _)| *role == Role::Agent)
             && let Some(served) = served
         {
-            all_ended.push(agents::start(core, served, socket, is_closed.clone())?);
+            let denials = Arc::clone(&denials);
+            all_ended.push(agents::start(core, served, offer.mode(), denials, socket, is_closed.clone())?);
         }
         let heart = Arc::new(Heartbeat::new());
         let beating = Arc::clone(&heart);
@@ -136,7 +145,8 @@ impl Control {
                 });
                 let mut served = tokio::task::JoinSet::new();
                 for (role, socket) in sockets {
-                    served.spawn(serve(socket, routes(role, Arc::clone(&desk)), is_closed.clone(), OPERATORS));
+                    let routes = routes(role, Arc::clone(&desk), &denials);
+                    served.spawn(serve(socket, routes, is_closed.clone(), OPERATORS));
                 }
                 served.join_all().await;
             });
@@ -149,19 +159,22 @@ impl Control {
     }
 }
 
-fn routes(role: Role, desk: Arc<Desk>) -> Router {
-    let routes = match role {
-        Role::Operator => Router::new()
+fn routes(role: Role, desk: Arc<Desk>, denials: &Arc<Denials>) -> Router {
+    let look = || {
+        Router::new()
             .route("/v1/status", get(status))
             .route("/v1/halts", get(halts))
-            .route("/v1/stop", post(stop))
-            .route("/v1/halt", post(halt))
-            .merge(super::show::routes()),
-        Role::Admin => Router::new().route("/v1/lift", post(lift)),
+    };
+    let routes = match role {
+        Role::Operator => {
+            look().route("/v1/stop", post(stop)).route("/v1/halt", post(halt)).merge(super::show::routes())
+        }
+        Role::Admin => look().route("/v1/lift", post(lift)),
         // See `agents.rs`.
         Role::Agent => Router::new(),
     };
     routes
+        .merge(rights::denied(role, denials))
         .fallback(move || async move { nothing_of_this_name(role) })
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(desk)
@@ -208,7 +221,8 @@ pub(super) async fn serve(socket: StdListener, routes: Router, mut closed: watch
 /// One request: whoever has more to ask connects again.
 async fn connection(stream: UnixStream, routes: Router, asked: Asked, connected_max: Option<Duration>) {
     let Ok(credentials) = stream.peer_cred() else { return };
-    let peer = Peer { name: user::name(credentials.uid()).into(), asked: asked.clone() };
+    let uid = credentials.uid();
+    let peer = Peer { name: user::name(uid).into(), uid, asked: asked.clone() };
     let service = TowerToHyperService::new(routes.layer(Extension(peer)));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -289,6 +303,10 @@ async fn stop(
     Ok(Json(answer(&core, interruption, began, None, None).await))
 }
 
+fn may_retire(peer: &Peer) -> bool {
+    peer.uid == 0 || peer.uid == rustix::process::geteuid().as_raw()
+}
+
 async fn halt(
     State(desk): State<Arc<Desk>>,
     Extension(peer): Extension<Peer>,
@@ -298,7 +316,14 @@ async fn halt(
     let HaltRequest { scope, reason, halt, permanent } = parse(&body)?;
     let core = desk.core()?;
     let new = Halt::new(scope, &*peer.name, reason);
-    let new = Arc::new(Halt { halt: halt.unwrap_or(new.halt), permanent, ..new });
+    if permanent && desk.mode == Mode::Service && !may_retire(&peer) {
+        let why = "only the host's own user, or root, retires anything for good; halt it".to_owned();
+        return Err(desk.denials.deny(Role::Operator, "retire", &peer, why));
+    }
+    // Whoever asks cannot hide this one behind another of the same name.
+    let named = halt.filter(|halt| !core.halts.is_another(*halt, &new.scope)).unwrap_or(new.halt);
+    let machine = !permanent && core.halts.is_machine_wide(named);
+    let new = Arc::new(Halt { halt: named, permanent, machine, ..new });
     // At once, and before anything that could wait.
     let began = Instant::now();
     let interruption = core.begin_halt(&new);
@@ -385,6 +410,7 @@ impl Desk {
             pid: std::process::id(),
             kind: self.kind,
             user: self.user.clone(),
+            mode: self.mode,
             home: self.home.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             since: self.since,
