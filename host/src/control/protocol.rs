@@ -47,7 +47,7 @@ impl Role {
     }
 
     /// Whose socket it is in service mode.
-    pub fn group(self) -> &'static str {
+    pub const fn group(self) -> &'static str {
         match self {
             Role::Operator => "estop-operators",
             Role::Admin => "estop-admins",

@@ -1,0 +1,105 @@
+//! Halts of the whole machine: they hold for every user and home, and for the service after every restart.
+
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use crate::command::{Running, tool};
+use crate::machine::{HALTS, Machine, until};
+
+const DROPPED: &str = "/var/lib/estop/halts/inbox/stop-it";
+
+/// Without the service nobody latches it: it holds as long as it lies there, for whoever starts.
+pub(crate) fn dropped_where_nobody_takes_it(machine: &Machine) {
+    machine.short("out", "a", "x").has(0, &[]);
+    let spinning = machine.spinning("out", "a");
+    machine.run("op", "touch", &[DROPPED]).has(0, &[]);
+    assert_eq!(spinning.ended().code, Some(11));
+    machine.short("out", "a", "x").has(6, &["on this machine by op"]);
+    assert_ne!(machine.run("adm", "rm", &["-f", DROPPED]).code, Some(0));
+    machine.run("op", "rm", &[DROPPED]).has(0, &[]);
+    machine.short("out", "a", "x").has(0, &[]);
+    // One that says what it covers, and one that nobody else can read.
+    let scoped = json!({"scope": {"agent": "a"}, "reason": "odd"}).to_string();
+    machine.run("op", "sh", &["-c", &format!("echo '{scoped}' > {DROPPED}")]).has(0, &[]);
+    machine.short("out", "a", "x").has(0, &[]);
+    machine.short("out", "a", "a").has(6, &["odd"]);
+    machine.run("op", "chmod", &["0", DROPPED]).has(0, &[]);
+    machine.short("out", "a", "x").has(6, &["cannot be read"]);
+    machine.run("op", "rm", &["-f", DROPPED]).has(0, &[]);
+    machine.short("out", "a", "a").has(0, &[]);
+}
+
+pub(crate) fn it_holds_for_everybody_until_it_is_lifted(machine: &Machine, host: Running) {
+    let (stream, _, _) = machine.spin("ag1", &host);
+    let spinning = [machine.spinning("out", "a"), machine.spinning("out", "b")];
+    machine.run("op", "touch", &[DROPPED]).has(0, &[]);
+    assert!(spinning.into_iter().all(|call| call.ended().code == Some(11)));
+    assert!(stream.ended().stdout.contains("halted"));
+    until("it is latched", || machine.latched().len() == 1 && !fs::exists(DROPPED).unwrap());
+    let [halt] = &machine.latched()[..] else { panic!("it is one halt") };
+    let file = format!("{HALTS}/latched/{halt}.json");
+    for user in ["op", "adm", "ag1", "out"] {
+        assert_ne!(machine.run(user, "rm", &["-f", &file, DROPPED, "/var/lib/estop/home"]).code, Some(0), "{user}");
+    }
+    let refused = |host: &Running| {
+        for (user, place) in [("out", "a"), ("out", "c"), ("op", "a"), ("ag1", "d")] {
+            machine.short(user, place, "x").has(6, &["on this machine by op", halt]);
+        }
+        let (status, _) = machine.ask("op", &machine.socket(host, "operator.sock"), "GET", "/v1/halts", &json!(0)).unwrap();
+        assert_eq!(status, 200);
+        machine.estop("ag1", &["call", "polite", "-i", r#"{"steps":1}"#]).has(6, &[halt]);
+    };
+    refused(&host);
+    let halts = machine.estop("out", &["halts", "--json"]).has(0, &[]).jsons();
+    assert_eq!((&halts[0]["machine"], &halts[0]["actor"]), (&json!(true), &json!("op")));
+
+    kill_process(Pid::from_child(&host.child), Signal::KILL).unwrap();
+    host.ended();
+    machine.short("out", "a", "x").has(6, &[halt]);
+    let host = machine.serve();
+    refused(&host);
+
+    machine.estop("op", &["lift", halt, "--reason", "it is fine"]).has(6, &["still in force", "operator.sock"]);
+    machine.entered("denied", |entry| entry["verb"] == "lift" && entry["actor"] == "op");
+    for user in ["ag1", "out"] {
+        assert_eq!(machine.estop(user, &["lift", halt, "--reason", "it is fine"]).code, Some(6));
+    }
+    refused(&host);
+    machine.estop("adm", &["lift", halt, "--reason", "the bug is mended"]).has(0, &["", ""]);
+    machine.entered("lift", |entry| entry["actor"] == "adm" && entry["halt"] == **halt);
+    assert!(machine.latched().is_empty());
+    machine.short("out", "a", "x").has(0, &[]);
+    machine.estop("ag1", &["call", "polite", "-i", r#"{"steps":1}"#]).has(0, &[]);
+}
+
+/// `estop halt` of an operator, and of root, with nothing running.
+pub(crate) fn what_operators_halt_is_the_machines(machine: &Machine) {
+    let home = machine.folder_of("op", "a").join("home");
+    fs::remove_dir_all(&home).unwrap();
+    machine.estop("op", &["halt", "--agent", "x"]).has(8, &["no host process was reached"]);
+    assert!(!home.exists(), "no home is made for that");
+    machine.short("out", "a", "x").has(6, &["on this machine by op"]);
+    machine.short("out", "a", "y").has(0, &[]);
+    assert!(machine.latched().is_empty(), "nobody has taken it");
+    let halts = machine.estop("out", &["halts", "--json"]).has(0, &[]).jsons();
+    let halt = halts[0]["halt"].as_str().unwrap();
+    machine.estop("op", &["lift", halt, "--reason", "mine"]).has(6, &["estop-admins"]);
+    let host = machine.serve();
+    until("it is latched", || machine.latched() == [halt]);
+    machine.estop("adm", &["lift", halt, "--reason", "over"]).has(0, &[]);
+    machine.short("out", "a", "x").has(0, &[]);
+    drop(host);
+
+    // Root needs nobody.
+    let program = machine.program();
+    let root = |args: &[&str]| tool(program.to_str().unwrap(), &[args, &["--home", "/run/test/root"]].concat());
+    let halted = root(&["halt", "--tool", "polite", "--json"]).has(8, &[]).json();
+    assert_eq!(halted["kept"], "on this machine");
+    let halt = halted["halt"]["halt"].as_str().unwrap();
+    assert_eq!(machine.latched(), [halt]);
+    machine.short("out", "a", "y").has(6, &[halt]);
+    root(&["lift", halt, "--reason", "over"]).has(0, &[]);
+    machine.short("out", "a", "y").has(0, &[]);
+}
