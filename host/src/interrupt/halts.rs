@@ -12,6 +12,7 @@ mod files;
 
 use std::collections::{HashSet, VecDeque};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -23,7 +24,7 @@ use rustix::fs::inotify;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use self::files::{Folder, SETTLES_WITHIN};
+use self::files::{Folder, Found, SETTLES_WITHIN};
 use super::{Cause, Interrupt, Interruption, Reached, Scope, TEXT_BYTES_MAX, cut};
 use crate::call::CallState;
 use crate::home::Home;
@@ -204,6 +205,23 @@ impl List {
     }
 }
 
+/// What a look has found beside the list.
+#[derive(Default)]
+struct Looked {
+    /// Not latched yet.
+    dropped: Vec<Dropped>,
+    /// There may be more in a moment.
+    unsettled: bool,
+}
+
+/// A dropped halt.
+struct Dropped {
+    /// In which of the folders.
+    folder: usize,
+    halt: Halt,
+    path: PathBuf,
+}
+
 /// A halt that this process has made.
 struct Own {
     halt: Arc<Halt>,
@@ -262,7 +280,7 @@ impl Halts {
         };
         // A host does not begin while it waits for somebody to write one.
         let began = Instant::now();
-        while halts.look().1 && began.elapsed() < 2 * SETTLES_WITHIN {
+        while halts.look().unsettled && began.elapsed() < 2 * SETTLES_WITHIN {
             thread::sleep(SETTLES_WITHIN / 10);
         }
         halts
@@ -271,13 +289,21 @@ impl Halts {
     /// Starts the thread that reads the news.
     pub(crate) fn start(core: Weak<Core>) -> std::io::Result<()> {
         thread::Builder::new().name("estop-halts".into()).spawn(move || {
+            // What was in force before the first call.
+            let mut known = core.upgrade().map(|core| core.halts.list.load_full()).unwrap_or_default();
             // Until the host is gone.
             while let Some(core) = core.upgrade() {
-                let (fresh, unsettled) = core.halts.look();
-                fresh.iter().for_each(|halt| drop(core.stop_halted(halt)));
-                core.halts.acted().retain(|acted| acted.at.elapsed() < REMEMBERED_FOR);
-                core.halts.take_dropped(&core);
-                let news = core.halts.news.as_ref().and_then(|news| news.try_clone().ok());
+                let halts = &core.halts;
+                let taking = halts.taking.lock().unwrap_or_else(PoisonError::into_inner);
+                let Looked { dropped, unsettled } = halts.look();
+                let list = halts.list.load_full();
+                let is_fresh = |halt: &&Arc<Halt>| !known.has(halt) && !halts.has_acted(halt.halt);
+                list.halts.iter().filter(is_fresh).for_each(|halt| drop(core.stop_halted(halt)));
+                known = list;
+                halts.acted().retain(|acted| acted.at.elapsed() < REMEMBERED_FOR);
+                dropped.into_iter().for_each(|dropped| halts.take(&core, dropped));
+                drop(taking);
+                let news = halts.news.as_ref().and_then(|news| news.try_clone().ok());
                 drop(core);
                 wait(news.as_ref(), if unsettled { SETTLES_WITHIN } else { LOOK_EVERY });
             }
@@ -285,8 +311,8 @@ impl Halts {
         Ok(())
     }
 
-    /// Reads what is in force. What was not in the list before, and whether there may be more in a moment.
-    fn look(&self) -> (Vec<Arc<Halt>>, bool) {
+    /// Reads what is in force.
+    fn look(&self) -> Looked {
         let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         // Said before the news is taken from the queue: see `is_current`.
         self.looking.store(true, Ordering::SeqCst);
@@ -298,17 +324,23 @@ impl Halts {
         }
         // What was on the disk before the folders are read need not be kept in memory after that.
         let on_disk: Vec<HaltId> = self.in_memory().iter().filter(|own| own.on_disk).map(|own| own.halt.halt).collect();
-        let read: Vec<_> = self.folders.iter().map(Folder::read).collect();
-        let unsettled = read.iter().flatten().any(|found| found.unsettled);
-        let read = read.into_iter().map(|read| read.map(|found| found.halts)).collect();
-        let fresh = self.publish(read, &on_disk);
+        let mut looked = Looked::default();
+        let mut read = Vec::new();
+        for (folder, found) in self.folders.iter().map(Folder::read).enumerate() {
+            read.push(found.map(|Found { halts, dropped, unsettled }| {
+                looked.unsettled |= unsettled;
+                looked.dropped.extend(dropped.into_iter().map(|(halt, path)| Dropped { folder, halt, path }));
+                halts
+            }));
+        }
+        self.publish(read, &on_disk);
         self.looking.store(false, Ordering::SeqCst);
         self.looks.send_modify(|looks| *looks += 1);
-        (fresh, unsettled)
+        looked
     }
 
     /// What was read and what is in memory is the list from now on.
-    fn publish(&self, read: Vec<Result<Vec<Halt>, String>>, on_disk: &[HaltId]) -> Vec<Arc<Halt>> {
+    fn publish(&self, read: Vec<Result<Vec<Halt>, String>>, on_disk: &[HaltId]) {
         let mut list = List::default();
         let mut halts = Vec::new();
         for read in read {
@@ -328,9 +360,7 @@ impl Halts {
                 list.halts.push(halt);
             }
         }
-        let fresh = list.halts.iter().filter(|halt| !before.has(halt)).cloned().collect();
         self.list.store(Arc::new(list));
-        fresh
     }
 
     /// Waits until everything that is on the disk is in the list. An error if that takes too long.
@@ -468,22 +498,23 @@ impl Halts {
         Ok(latched)
     }
 
-    /// Latches what people have dropped into an inbox, if that is this host's to do.
-    fn take_dropped(&self, core: &Core) {
-        let _not_lifted_meanwhile = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
-        for folder in self.folders.iter().filter(|folder| folder.is_kept_by_us()) {
-            for (halt, path) in folder.read().map(|found| found.dropped).unwrap_or_default() {
-                let halt = Arc::new(halt);
-                drop(core.begin_halt(&halt));
-                let latched =
-                    if folder.is_machine() { self.latch_in(Some(folder), &halt) } else { self.persist(&halt) };
-                match core.enter_latched(&halt, latched) {
-                    // From here on removing the dropped file changes nothing.
-                    Ok(()) => drop(std::fs::remove_file(path)),
-                    Err(error) => tracing::error!(%error, "a halt was dropped into the inbox, and has to stay there"),
-                }
-            }
+    /// Latches what somebody has dropped into an inbox, if that is this host's to do. As it was read: whoever has dropped
+    /// it may have removed it since.
+    fn take(&self, core: &Core, Dropped { folder, halt, path }: Dropped) {
+        let Some(folder) = self.folders.get(folder).filter(|folder| folder.is_kept_by_us()) else { return };
+        let halt = Arc::new(halt);
+        self.add(&halt);
+        let latched = if folder.is_machine() { self.latch_in(Some(folder), &halt) } else { self.persist(&halt) };
+        match core.enter_latched(&halt, latched) {
+            // From here on removing the dropped file changes nothing.
+            Ok(()) => drop(std::fs::remove_file(path)),
+            Err(error) => tracing::error!(%error, "a halt was dropped into the inbox, and has to stay there"),
         }
+    }
+
+    /// Whether this process has stopped what a halt covers.
+    fn has_acted(&self, halt: HaltId) -> bool {
+        self.acted().iter().any(|acted| acted.halt == halt)
     }
 
     /// Takes a halt from the disk and from the list.

@@ -15,7 +15,7 @@ pub(crate) const HALTS: &str = "/var/lib/estop/halts";
 /// Who there is, and in which group.
 const USERS: [(&str, Option<&str>); 5] = [
     ("op", Some("estop-operators")),
-    ("adm", Some("estop-admins")),
+    ("chief", Some("estop-admins")),
     ("ag1", Some("estop-agents")),
     ("ag2", Some("estop-agents")),
     ("out", None),

@@ -60,6 +60,7 @@ fn inside() {
         crisis::it_holds_for_everybody_until_it_is_lifted(&machine, host);
     }
     crisis::what_operators_halt_is_the_machines(&machine);
+    crisis::nobody_is_killed_for_another(&machine);
     setup::undone(&machine);
     println!("everything was tried");
 }

@@ -28,24 +28,24 @@ pub(crate) fn operators_list_stop_and_halt(machine: &Machine) {
     assert_eq!(two.ended().has(11, &[]).json()["actor"], "op");
     // Whoever sees that it has come to rest, and has the right.
     let halt = halted["halt"]["halt"].as_str().unwrap();
-    machine.estop("adm", &["lift", halt, "--reason", "tried"]).has(0, &[]);
+    machine.estop("chief", &["lift", halt, "--reason", "tried"]).has(0, &[]);
     let kinds = |kind: &str| machine.log().into_iter().filter(|entry| entry["kind"] == kind).collect::<Vec<_>>();
     let [entry] = &kinds("halt")[..] else { panic!("{:?}", kinds("halt")) };
     assert_eq!((&entry["actor"], &entry["latched"], &entry["halt"]), (&json!("op"), &json!(true), &json!(halt)));
     let [entry] = &kinds("lift")[..] else { panic!("{:?}", kinds("lift")) };
-    assert_eq!(entry["actor"], "adm");
+    assert_eq!(entry["actor"], "chief");
 }
 
 /// Each verb with the users that it is for.
 const VERBS: [(&str, &str, &str, &[&str]); 14] = [
-    ("status", "GET", "/v1/status", &["op", "adm"]),
-    ("show", "GET", "/v1/calls/call-01ARZ3NDEKTSV4RRFFQ69G5FAV", &["op", "adm"]),
-    ("halts", "GET", "/v1/halts", &["op", "adm"]),
+    ("status", "GET", "/v1/status", &["op", "chief"]),
+    ("show", "GET", "/v1/calls/call-01ARZ3NDEKTSV4RRFFQ69G5FAV", &["op", "chief"]),
+    ("halts", "GET", "/v1/halts", &["op", "chief"]),
     ("stop", "POST", "/v1/stop", &["op"]),
     ("halt", "POST", "/v1/halt", &["op"]),
-    ("lift", "POST", "/v1/lift", &["adm"]),
-    ("load", "POST", "/v1/load", &["adm"]),
-    ("unload", "POST", "/v1/unload", &["adm"]),
+    ("lift", "POST", "/v1/lift", &["chief"]),
+    ("load", "POST", "/v1/load", &["chief"]),
+    ("unload", "POST", "/v1/unload", &["chief"]),
     ("tools", "GET", "/v1/tools", &["ag1"]),
     ("call", "POST", "/v1/call", &["ag1"]),
     ("watch", "POST", "/v1/agents/ag1/halted", &["ag1"]),
@@ -55,7 +55,7 @@ const VERBS: [(&str, &str, &str, &[&str]); 14] = [
 ];
 
 pub(crate) fn every_other_verb_is_refused_and_entered(machine: &Machine, host: &Running) {
-    let roles = [("op", "operator"), ("adm", "admin"), ("ag1", "agent")];
+    let roles = [("op", "operator"), ("chief", "admin"), ("ag1", "agent")];
     let mut refused = Vec::new();
     for (user, role) in roles {
         let socket = machine.socket(host, &format!("{role}.sock"));
