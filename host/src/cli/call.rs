@@ -11,11 +11,11 @@ use super::outcome_shown::{self, Shown, read_input};
 use super::signals::Signals;
 use super::watchdog::{self, Watchdog};
 use super::{ExitCode, hosts, printable, quantity, say};
+use crate::Progress;
 use crate::control::client::events::{Events, EventsError};
 use crate::control::client::{STOPS_WITHIN, ask};
 use crate::control::place::{self, Found};
 use crate::control::protocol::{Answer, CallBegun, CallRequest, CancelRequest, Role};
-use crate::Progress;
 
 /// Call a tool of a host that serves agents (`estop serve`). Its output goes to standard output, everything else to
 /// standard error. Ctrl-C stops the call.

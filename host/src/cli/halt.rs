@@ -120,9 +120,7 @@ pub(super) fn put_in_force(halt: &Halt, force: bool, json: bool, home: &home::Op
         say(&format!("estop: the halt is in force, and its entry is not in the log: {error:#}"));
     }
     let homes = if halt.machine { "" } else { ", other homes whose hosts do not run," };
-    say(&format!(
-        "estop: not covered: what has left a sandbox already{homes} and programs that are not run by estop"
-    ));
+    say(&format!("estop: not covered: what has left a sandbox already{homes} and programs that are not run by estop"));
     let reached = !answers.is_empty() || !killed.is_empty();
     if !reached {
         say("estop: no host process was reached; the halt is in force for those that start");
@@ -324,7 +322,9 @@ pub(super) fn lift(args: &LiftArgs) -> anyhow::Result<ExitCode> {
     if answered.is_empty()
         && let Some(refused) = refused(&others, &request)?
     {
-        return Err(WithCode { code: ExitCode::Refused, message: format!("{halt} is still in force: {refused}") }.into());
+        return Err(
+            WithCode { code: ExitCode::Refused, message: format!("{halt} is still in force: {refused}") }.into()
+        );
     }
     let on_disk = Halts::open(args.home.open_if_there()?.as_ref());
     if on_disk.in_force().0.iter().any(|other| other.halt == halt) {

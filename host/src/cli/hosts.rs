@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 
 use super::say;
 use crate::Home;
-use crate::control::client::{ANSWERS_WITHIN, AskError, Nothing, ask};
 use crate::control::Mode;
+use crate::control::client::{ANSWERS_WITHIN, AskError, Nothing, ask};
 use crate::control::place::{self, Found};
 use crate::control::protocol::{Role, Status};
 

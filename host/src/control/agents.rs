@@ -148,7 +148,9 @@ async fn stop(
     let core = counter.core()?;
     if !counter.tokens.fits(call, peer.uid, &token) {
         // Whether there is such a call is nobody's business without its token.
-        let why = format!("the token is not that of `{call}` and of this user, so it is not stopped; the call's first event has it");
+        let why = format!(
+            "the token is not that of `{call}` and of this user, so it is not stopped; the call's first event has it"
+        );
         return Err(counter.denials.deny(Role::Agent, "stop", &peer, why));
     }
     let began = Instant::now();

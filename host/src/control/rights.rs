@@ -57,6 +57,7 @@ pub(super) fn denied<S: Clone + Send + Sync + 'static>(role: Role, denials: &Arc
 
 fn words(verb: &str, role: Role, roles: &[Role]) -> String {
     let may: Vec<_> = roles.iter().map(|role| format!("`{}`", role.socket())).collect();
-    let may = if may.is_empty() { "nobody may ask for it here".into() } else { format!("{} is for that", may.join(" or ")) };
+    let may =
+        if may.is_empty() { "nobody may ask for it here".into() } else { format!("{} is for that", may.join(" or ")) };
     format!("`{verb}` is refused on `{}`, and the log says who asked: {may}", role.socket())
 }

@@ -160,11 +160,7 @@ impl Control {
 }
 
 fn routes(role: Role, desk: Arc<Desk>, denials: &Arc<Denials>) -> Router {
-    let look = || {
-        Router::new()
-            .route("/v1/status", get(status))
-            .route("/v1/halts", get(halts))
-    };
+    let look = || Router::new().route("/v1/status", get(status)).route("/v1/halts", get(halts));
     let routes = match role {
         Role::Operator => {
             look().route("/v1/stop", post(stop)).route("/v1/halt", post(halt)).merge(super::show::routes())

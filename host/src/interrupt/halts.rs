@@ -481,7 +481,9 @@ impl Halts {
     /// Puts a halt on the disk: that of the machine, if this host keeps the machine's. Whether it was not there.
     fn persist(&self, halt: &Halt) -> Result<bool, HaltError> {
         let latched = match self.folders.first() {
-            _ if !halt.permanent && self.machine().is_some_and(Folder::is_own) => self.latch_in(self.machine(), halt)?,
+            _ if !halt.permanent && self.machine().is_some_and(Folder::is_own) => {
+                self.latch_in(self.machine(), halt)?
+            }
             // It covers this home already. Whoever lifts it there need not look for copies.
             _ if self.machine().is_some_and(|machine| machine.has(halt.halt)) => self.latch_in(None, halt)?,
             Some(home) if !home.is_machine() => self.latch_in(Some(home), halt)?,

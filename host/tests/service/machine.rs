@@ -150,7 +150,8 @@ impl Machine {
         let config = format!("[tools.runaway]\npath = \"{}\"\n", self.tool().display());
         fs::write("/etc/estop.toml", config).unwrap();
         let program = self.program();
-        let mut serve = self.command("estop", "a", program.to_str().unwrap(), &["serve", "--config", "/etc/estop.toml"]);
+        let mut serve =
+            self.command("estop", "a", program.to_str().unwrap(), &["serve", "--config", "/etc/estop.toml"]);
         serve.env("ESTOP_HOME", "/var/lib/estop/home");
         let host = Running::start(serve);
         host.says("estop: serving");
@@ -182,7 +183,8 @@ impl Machine {
     #[track_caller]
     pub(crate) fn ask(&self, user: &str, socket: &str, method: &str, path: &str, body: &Value) -> Option<(u16, Value)> {
         let (url, body) = (format!("http://estop{path}"), body.to_string());
-        let mut args = vec!["-s", "--max-time", "60", "-w", "\n%{http_code}", "--unix-socket", socket, "-X", method, &url];
+        let mut args =
+            vec!["-s", "--max-time", "60", "-w", "\n%{http_code}", "--unix-socket", socket, "-X", method, &url];
         if method != "GET" {
             args.extend(["-d", &body]);
         }

@@ -39,7 +39,7 @@ pub(crate) fn operators_list_stop_and_halt(machine: &Machine) {
 /// Each verb with the users that it is for.
 const VERBS: [(&str, &str, &str, &[&str]); 14] = [
     ("status", "GET", "/v1/status", &["op", "chief"]),
-    ("show", "GET", "/v1/calls/call-01ARZ3NDEKTSV4RRFFQ69G5FAV", &["op", "chief"]),
+    ("show", "GET", "/v1/calls/call-01ARZ3NDEKTSV4RRFFQ69G5FAV", &["op"]),
     ("halts", "GET", "/v1/halts", &["op", "chief"]),
     ("stop", "POST", "/v1/stop", &["op"]),
     ("halt", "POST", "/v1/halt", &["op"]),
@@ -61,7 +61,9 @@ pub(crate) fn every_other_verb_is_refused_and_entered(machine: &Machine, host: &
         let socket = machine.socket(host, &format!("{role}.sock"));
         for (verb, method, path, users) in VERBS {
             // Nothing that is there: what counts is whether it is looked at.
-            let (status, answer) = machine.ask(user, &socket, method, path, &json!({"reason": 5})).unwrap();
+            let (call, token) = ("call-01ARZ3NDEKTSV4RRFFQ69G5FAV", "none");
+            let body = if verb == "stop" { json!({"call": call, "token": token}) } else { json!({"reason": 5}) };
+            let (status, answer) = machine.ask(user, &socket, method, path, &body).unwrap();
             assert_eq!(status == 403, !users.contains(&user), "{user} {verb} {status} {answer}");
             if status == 403 {
                 assert!(answer["error"].is_string(), "{answer}");
@@ -77,6 +79,12 @@ pub(crate) fn every_other_verb_is_refused_and_entered(machine: &Machine, host: &
     for (verb, user, role) in refused {
         machine.entered("denied", |entry| entry["verb"] == verb && entry["actor"] == user && entry["role"] == role);
     }
+    let for_good = json!({"scope": {"agent": "ag1"}, "permanent": true});
+    assert_eq!(
+        machine.ask("op", &machine.socket(host, "operator.sock"), "POST", "/v1/halt", &for_good).unwrap().0,
+        403
+    );
+    machine.entered("denied", |entry| entry["verb"] == "retire" && entry["actor"] == "op");
     let denied = || machine.log().iter().filter(|entry| entry["kind"] == "denied").count();
     let before = denied();
     let socket = machine.socket(host, "operator.sock");
@@ -115,7 +123,9 @@ pub(crate) fn strangers_can_do_nothing(machine: &Machine, host: &Running) {
     let seen = machine.ps("out");
     assert_eq!((&seen["hosts"], &seen["unseen"][0]["pid"]), (&json!([]), &json!(host.child.id())), "{seen}");
     machine.estop("out", &["call", "spin"]).has(6, &["ermission"]);
-    for path in ["/var/lib/estop/halts/inbox/x", "/var/lib/estop/halts/latched/x", "/var/lib/estop/home/x", "/run/estop/x"] {
+    for path in
+        ["/var/lib/estop/halts/inbox/x", "/var/lib/estop/halts/latched/x", "/var/lib/estop/home/x", "/run/estop/x"]
+    {
         assert_ne!(machine.run("out", "touch", &[path]).code, Some(0), "{path}");
         if !path.contains("inbox") {
             assert_ne!(machine.run("op", "touch", &[path]).code, Some(0), "{path}");

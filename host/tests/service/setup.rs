@@ -27,7 +27,8 @@ pub(crate) fn made_as_said(machine: &Machine) {
     let said = setup(machine, &["--print"]).has(0, &[]).stdout;
     assert_eq!(lists(), BEFORE.map(|path| fs::read_to_string(path).unwrap()), "it only says");
     assert!(!fs::exists("/var/lib/estop").unwrap());
-    for line in ["add group estop-operators", "add user estop ", "folder /var/lib/estop/halts/inbox 3775 estop:estop-operators"]
+    for line in
+        ["add group estop-operators", "add user estop ", "folder /var/lib/estop/halts/inbox 3775 estop:estop-operators"]
     {
         assert!(said.contains(line), "{said}");
     }
@@ -52,7 +53,9 @@ pub(crate) fn made_as_said(machine: &Machine) {
     }
     let unit = fs::read_to_string("/etc/systemd/system/estop.service").unwrap();
     assert!(unit.contains(&format!("ExecStart={} serve", machine.program().display())), "{unit}");
-    assert!(fs::read_to_string("/etc/tmpfiles.d/estop.conf").unwrap().contains(&format!("/run/estop/{uid} 0755 estop")));
+    assert!(
+        fs::read_to_string("/etc/tmpfiles.d/estop.conf").unwrap().contains(&format!("/run/estop/{uid} 0755 estop"))
+    );
     // What has been damaged is mended.
     tool("chmod", &["777", "/var/lib/estop/halts/latched"]).has(0, &[]);
     setup(machine, &["--yes"]).has(0, &[]);
@@ -101,6 +104,8 @@ pub(crate) fn undone(machine: &Machine) {
     assert_eq!(fs::metadata("/var/lib/estop/home/estop.db").unwrap().uid(), uid);
     setup(machine, &["--undo", "--purge", "--yes"]).has(0, &[]);
     assert!(!fs::exists("/var/lib/estop").unwrap());
-    assert!(!fs::exists("/etc/estop.toml").unwrap() || fs::read_to_string("/etc/estop.toml").unwrap().contains("runaway"));
+    assert!(
+        !fs::exists("/etc/estop.toml").unwrap() || fs::read_to_string("/etc/estop.toml").unwrap().contains("runaway")
+    );
     assert_eq!(lists(), BEFORE.map(|path| fs::read_to_string(path).unwrap()));
 }

@@ -101,7 +101,8 @@ fn tmpfiles() -> anyhow::Result<String> {
 fn unit() -> anyhow::Result<String> {
     let program = std::env::current_exe().context("cannot say where this program is")?;
     let program = program.to_str().filter(|path| !path.contains(char::is_whitespace));
-    let program = program.context("this program is in a place that a unit cannot name; install it in /usr/local/bin")?;
+    let program =
+        program.context("this program is in a place that a unit cannot name; install it in /usr/local/bin")?;
     Ok(include_str!("../../../systemd/estop.service").replace("/usr/local/bin/estop", program))
 }
 

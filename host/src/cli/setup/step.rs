@@ -21,21 +21,39 @@ pub(super) struct Owner {
 #[derive(Debug)]
 pub(super) enum Step {
     AddGroup(&'static str),
-    AddUser { user: &'static str, home: &'static str, groups: &'static [&'static str] },
-    Join { user: &'static str, group: &'static str },
+    AddUser {
+        user: &'static str,
+        home: &'static str,
+        groups: &'static [&'static str],
+    },
+    Join {
+        user: &'static str,
+        group: &'static str,
+    },
     /// With whatever is in it, if it belonged to somebody else.
-    Folder { path: PathBuf, mode: u32, owner: Owner },
+    Folder {
+        path: PathBuf,
+        mode: u32,
+        owner: Owner,
+    },
     /// Where the hosts of a user are found.
-    RunFolder { user: &'static str },
+    RunFolder {
+        user: &'static str,
+    },
     /// The numbers of users are known when the users are there.
-    File { path: PathBuf, text: fn() -> anyhow::Result<String> },
+    File {
+        path: PathBuf,
+        text: fn() -> anyhow::Result<String>,
+    },
     Reload,
     Disable(&'static str),
     RemoveFile(PathBuf),
     /// With whatever is in it.
     RemoveFolder(PathBuf),
     /// To root, so that it is not the next user's who gets the number.
-    Keep { path: PathBuf },
+    Keep {
+        path: PathBuf,
+    },
     RemoveUser(String),
     RemoveGroup(String),
 }
