@@ -20,6 +20,7 @@ pub(crate) mod quantity;
 mod retire;
 mod run;
 mod serve;
+mod setup;
 mod show;
 mod signals;
 mod state;
@@ -63,6 +64,7 @@ enum Command {
     Run(run::Args),
     Call(call::Args),
     Serve(serve::Args),
+    Setup(setup::Args),
     State(state::Args),
     Inspect(inspect::Args),
     New(new::Args),
@@ -96,6 +98,7 @@ pub fn main() -> ProcessExitCode {
         Command::Show(args) => show::main(args),
         Command::Log(args) => log::main(args),
         Command::Run(args) => run::main(args),
+        Command::Setup(args) => setup::main(&args),
         Command::State(args) => state::main(args),
         Command::Inspect(args) => inspect::main(args),
         Command::Call(args) => call::main(args),

@@ -10,11 +10,13 @@
 mod agents;
 pub mod client;
 mod connections;
+mod denials;
 pub(crate) mod events;
 mod metrics;
 mod patience;
 pub mod place;
 pub mod protocol;
+mod rights;
 mod served;
 mod server;
 mod shared_answer;
@@ -27,7 +29,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use self::place::Offer;
-pub use self::place::PlaceError;
+pub use self::place::{Mode, PlaceError};
 pub use self::served::Served;
 use crate::heartbeat::Heartbeat;
 

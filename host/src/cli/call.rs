@@ -11,11 +11,11 @@ use super::outcome_shown::{self, Shown, read_input};
 use super::signals::Signals;
 use super::watchdog::{self, Watchdog};
 use super::{ExitCode, hosts, printable, quantity, say};
+use crate::Progress;
 use crate::control::client::events::{Events, EventsError};
 use crate::control::client::{STOPS_WITHIN, ask};
 use crate::control::place::{self, Found};
 use crate::control::protocol::{Answer, CallBegun, CallRequest, CancelRequest, Role};
-use crate::{DEFAULT_AGENT, Progress};
 
 /// Call a tool of a host that serves agents (`estop serve`). Its output goes to standard output, everything else to
 /// standard error. Ctrl-C stops the call.
@@ -27,9 +27,9 @@ pub(super) struct Args {
     /// The tool's input: JSON, `@FILE` to read it from a file, or `-` to read it from standard input
     #[arg(short, long, value_name = "JSON|@FILE|-", default_value = "{}")]
     input: String,
-    /// On whose behalf
-    #[arg(long, default_value = DEFAULT_AGENT)]
-    agent: String,
+    /// On whose behalf [default: `default`; in service mode the user's name, and no other]
+    #[arg(long)]
+    agent: Option<String>,
     /// The process whose tool it is, if several serve agents (`estop ps` lists them)
     #[arg(long, value_name = "PID")]
     host: Option<u32>,
@@ -64,7 +64,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
         tool,
         component,
         input,
-        agent: Some(args.agent),
+        agent: args.agent,
         deadline_us: us(args.deadline),
         grace_us: us(args.grace),
         fuel: args.fuel,

@@ -10,9 +10,10 @@ use serde_json::json;
 use super::exit_code::{WithCode, usage};
 use super::hosts::{self, Unseen, tell_unseen, unseen};
 use super::{ExitCode, home, json_text, kill, print, printable, ps, say};
-use crate::control::client::{ANSWERS_WITHIN, STOPS_WITHIN};
+use crate::control::Mode;
+use crate::control::client::{ANSWERS_WITHIN, AskError, STOPS_WITHIN};
 use crate::control::place::{self, Found};
-use crate::control::protocol::{Answer, HaltRequest, Role};
+use crate::control::protocol::{Answer, HaltRequest, LiftRequest, Role, Status};
 use crate::interrupt::halts::{Halt, HaltScope, Halts};
 use crate::log::{Entry, EntryKind};
 use crate::store::Store;
@@ -55,7 +56,8 @@ pub(super) struct Args {
 const CURL: &str = "\
 Without this command, for each host process (`ls /run/estop/*/* /run/user/*/estop/* /tmp/estop-*/*`):
   curl --unix-socket FOLDER/operator.sock -X POST http://estop/v1/halt
-Without any client: drop a file, empty or with the reason in it, into `halts/inbox/` in the home.";
+Without any client: drop a file, empty or with the reason in it, into `halts/inbox/` in the home, or for the whole machine
+into `/var/lib/estop/halts/inbox/` (service mode; as one of `estop-operators`).";
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let Some(scope) = scope(args)? else {
@@ -68,14 +70,13 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Latches a halt, has every host act on it, and says what was reached. One that is permanent is for the home's own hosts.
 pub(super) fn put_in_force(halt: &Halt, force: bool, json: bool, home: &home::Options) -> anyhow::Result<ExitCode> {
-    let home = home.open()?;
-    let on_disk = Halts::open(Some(&home));
     // On the disk before anybody is asked: a host that starts meanwhile finds it there.
-    let latched = on_disk.latch(halt).map(drop);
+    let (kept, latched) = keep(halt, home);
+    let halt = &Halt { machine: matches!(kept, Kept::Machine), ..halt.clone() };
     let began = Instant::now();
     let mut looked = place::look();
     if halt.permanent {
-        looked.hosts = hosts::block_on(hosts::of_home(looked.hosts, &home))?;
+        looked.hosts = hosts::block_on(hosts::of_home(looked.hosts, &home.open()?))?;
     }
     let within = if force { ANSWERS_WITHIN } else { STOPS_WITHIN };
     let Halt { scope, reason, permanent, .. } = halt.clone();
@@ -91,16 +92,16 @@ pub(super) fn put_in_force(halt: &Halt, force: bool, json: bool, home: &home::Op
         (killed, left) = kill::all(&unconfirmed, left);
     }
     let answers: Vec<Answer> = answers.into_iter().map(|(_, answer)| answer).collect();
-    let entered = enter(&home, halt, latched.is_ok(), &killed);
+    let entered = enter(&kept, home, halt, latched.is_ok(), &killed);
 
     if json {
         print(&json_text(&json!({
-            "halt": halt, "on_disk": latched.is_ok(), "hosts": answers, "unseen": left, "killed": killed,
-            "took_us": u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            "halt": halt, "on_disk": latched.is_ok(), "kept": kept.to_string(), "hosts": answers, "unseen": left,
+            "killed": killed, "took_us": u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
         })))?;
     } else {
         let what = if halt.permanent { "retired for good" } else { "halted" };
-        print(&format!("{} {} is {what}", halt.halt, halt.scope))?;
+        print(&format!("{} {} is {what} {kept}", halt.halt, halt.scope))?;
         answers.iter().try_for_each(tell_calls)?;
     }
     tell_unseen(&left);
@@ -118,9 +119,8 @@ pub(super) fn put_in_force(halt: &Halt, force: bool, json: bool, home: &home::Op
     if let Err(error) = entered {
         say(&format!("estop: the halt is in force, and its entry is not in the log: {error:#}"));
     }
-    say(
-        "estop: not covered: what has left a sandbox already, other homes whose hosts do not run, and programs that are not run by estop",
-    );
+    let homes = if halt.machine { "" } else { ", other homes whose hosts do not run," };
+    say(&format!("estop: not covered: what has left a sandbox already{homes} and programs that are not run by estop"));
     let reached = !answers.is_empty() || !killed.is_empty();
     if !reached {
         say("estop: no host process was reached; the halt is in force for those that start");
@@ -179,9 +179,53 @@ fn host_id(host: &str) -> anyhow::Result<HostId> {
     }
 }
 
-/// Into the log of the home: hosts on other homes enter what they did themselves.
-fn enter(home: &Home, halt: &Halt, latched: bool, killed: &[u32]) -> anyhow::Result<()> {
-    let store = Sqlite::open(home)?;
+/// Where a halt is kept.
+enum Kept {
+    Machine,
+    Home(Home),
+    /// There is no place for it.
+    Nowhere,
+}
+
+impl std::fmt::Display for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Kept::Machine => f.write_str("on this machine"),
+            Kept::Home(home) => write!(f, "in the home `{}`", home.path().display()),
+            Kept::Nowhere => f.write_str("in the hosts that were reached"),
+        }
+    }
+}
+
+/// Puts the halt on the disk: for the whole machine if this user may, otherwise in the home. What is retired is the home's.
+fn keep(halt: &Halt, home: &home::Options) -> (Kept, Result<(), String>) {
+    if !halt.permanent
+        && let Some(latched) = Halts::latch_on_the_machine(halt)
+    {
+        return (Kept::Machine, latched.map_err(|error| error.to_string()));
+    }
+    match home.open() {
+        Ok(home) => {
+            let latched = Halts::open(Some(&home)).latch(halt);
+            (Kept::Home(home), latched.map(drop).map_err(|error| error.to_string()))
+        }
+        // Those that run are stopped all the same.
+        Err(error) => (Kept::Nowhere, Err(format!("{error:#}"))),
+    }
+}
+
+/// Into the log of the home: hosts on other homes enter what they did themselves, and whoever takes a dropped halt enters
+/// that. No home is made for what was dropped.
+fn enter(kept: &Kept, options: &home::Options, halt: &Halt, latched: bool, killed: &[u32]) -> anyhow::Result<()> {
+    let home = match kept {
+        Kept::Home(home) => home.clone(),
+        Kept::Machine if rustix::process::geteuid().is_root() => options.open()?,
+        Kept::Machine | Kept::Nowhere => match options.open_if_there()? {
+            Some(home) if !killed.is_empty() => home,
+            _ => return Ok(()),
+        },
+    };
+    let store = Sqlite::open(&home)?;
     let (at, host) = (std::time::SystemTime::now(), HostId::generate());
     let mut entries = vec![Entry { at, host, kind: EntryKind::halted(halt, latched) }];
     let kill = |pid: &u32| EntryKind::Killed { pid: *pid, halt: halt.halt, actor: halt.actor.clone() };
@@ -264,14 +308,25 @@ pub(super) fn lift(args: &LiftArgs) -> anyhow::Result<ExitCode> {
         );
         return Err(WithCode { code: ExitCode::Refused, message }.into());
     }
-    let request = crate::control::protocol::LiftRequest { halt, reason: reason.clone() };
-    let hosts: Vec<Found> = seen.survey.hosts.iter().map(|(host, _)| host.clone()).collect();
+    let request = LiftRequest { halt, reason: reason.clone() };
+    // A personal host cannot lift what holds for the machine.
+    let knows = |host: &Found, status: &Status| {
+        status.halts.iter().any(|other| other.halt == halt) && (!found.machine || host.mode() == Mode::Service)
+    };
+    let hosts = seen.survey.hosts.iter().filter(|(host, status)| knows(host, status));
+    let hosts: Vec<Found> = hosts.map(|(host, _)| host.clone()).collect();
     let ask = (Role::Admin, Method::POST, "/v1/lift");
     let lifted = hosts::block_on(hosts::ask_all::<Halt>(&hosts, ask, Some(&request), STOPS_WITHIN))?;
-    // A host that does not know it, or has lost it to another one of the same home, says so; what counts is what is left.
-    let (answered, _) = lifted;
-    let home = args.home.open()?;
-    let on_disk = Halts::open(Some(&home));
+    // A host that has lost it to another one of the same home says so; what counts is what is left.
+    let (answered, others) = lifted;
+    if answered.is_empty()
+        && let Some(refused) = refused(&others, &request)?
+    {
+        return Err(
+            WithCode { code: ExitCode::Refused, message: format!("{halt} is still in force: {refused}") }.into()
+        );
+    }
+    let on_disk = Halts::open(args.home.open_if_there()?.as_ref());
     if on_disk.in_force().0.iter().any(|other| other.halt == halt) {
         on_disk.lift(halt).map_err(|error| WithCode { code: ExitCode::Refused, message: error.to_string() })?;
     }
@@ -284,10 +339,19 @@ pub(super) fn lift(args: &LiftArgs) -> anyhow::Result<ExitCode> {
     if answered.is_empty() {
         let kind = EntryKind::Lift { halt, scope: found.scope.clone(), actor: user::own(), reason };
         let entry = Entry { at: std::time::SystemTime::now(), host: HostId::generate(), kind };
-        Sqlite::open(&home)?.write(&mut [], &[entry])?;
+        Sqlite::open(&args.home.open()?)?.write(&mut [], &[entry])?;
     }
     print(&format!("{halt} is lifted: {} may start again, nothing resumes", found.scope))?;
     Ok(ExitCode::Completed)
+}
+
+/// Whoever may not connect as an admin asks where he may connect, so that the attempt is entered. What is answered.
+fn refused(others: &[(Found, AskError)], request: &LiftRequest) -> anyhow::Result<Option<String>> {
+    let shut_out = others.iter().filter(|(_, error)| error.is_shut_out());
+    let shut_out: Vec<Found> = shut_out.map(|(host, _)| host.clone()).collect();
+    let ask = (Role::Operator, Method::POST, "/v1/lift");
+    let (_, refused) = hosts::block_on(hosts::ask_all::<Halt>(&shut_out, ask, Some(request), ANSWERS_WITHIN))?;
+    Ok(refused.first().map(|(_, error)| error.to_string()))
 }
 
 fn reason(args: &LiftArgs) -> anyhow::Result<String> {

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::say;
 use crate::Home;
+use crate::control::Mode;
 use crate::control::client::{ANSWERS_WITHIN, AskError, Nothing, ask};
 use crate::control::place::{self, Found};
 use crate::control::protocol::{Role, Status};
@@ -49,6 +50,9 @@ impl From<(PathBuf, std::io::Error)> for Unseen {
 impl Unseen {
     fn silent(host: &Found, error: &AskError) -> Self {
         let how = match error {
+            _ if error.is_shut_out() && host.mode() == Mode::Service => {
+                format!("ask as root, or as one of `{}`", Role::Operator.group())
+            }
             AskError::Silent(_) => format!("`kill -CONT {0}` if it is stopped, `kill -9 {0}` to end it", host.pid),
             AskError::Connect(..) => "ask as root, or as the user whose process it is".to_owned(),
             AskError::Garbled(_) | AskError::Refused(_) => format!("`kill -9 {}` ends it", host.pid),
@@ -75,6 +79,8 @@ pub(super) async fn ask_all<T: DeserializeOwned>(
     for (host, answer) in hosts.iter().cloned().zip(answers) {
         match answer {
             Ok(answer) => answered.push((host, answer)),
+            // It is there, and not for this user.
+            Err(error) if error.is_shut_out() => silent.push((host, error)),
             // It has ended while it was asked.
             Err(AskError::Connect(..) | AskError::Garbled(_)) if goes(&host).await => {}
             Err(error) => silent.push((host, error)),
@@ -95,11 +101,20 @@ async fn goes(host: &Found) -> bool {
     true
 }
 
-/// Everything that can be seen.
+/// Everything that can be seen: by those who may stop, and by those who may lift.
 pub(super) async fn survey() -> Survey {
     let looked = place::look();
-    let status = (Role::Operator, Method::GET, "/v1/status");
-    let (hosts, silent) = ask_all(&looked.hosts, status, None::<&Nothing>, ANSWERS_WITHIN).await;
+    let mut hosts = Vec::new();
+    let mut silent: Vec<(Found, AskError)> = Vec::new();
+    let mut left = looked.hosts;
+    for role in [Role::Operator, Role::Admin] {
+        let status = (role, Method::GET, "/v1/status");
+        let (answered, others) = ask_all(&left, status, None::<&Nothing>, ANSWERS_WITHIN).await;
+        hosts.extend(answered);
+        silent.retain(|(host, _)| left.iter().all(|asked| asked.folder != host.folder));
+        left = others.iter().filter(|(_, error)| error.is_shut_out()).map(|(host, _)| host.clone()).collect();
+        silent.extend(others);
+    }
     let mut unseen = unseen(silent);
     unseen.extend(looked.unseen.into_iter().map(Unseen::from));
     Survey { hosts, unseen, places: looked.places }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::hosts::{self, Survey, tell_unseen};
 use super::{ExitCode, home, json_text, print, printable, quantity, say};
+use crate::control::Mode;
 use crate::control::protocol::{CallInfo, HostInfo};
 use crate::interrupt::halts::{Halt, Halts};
 
@@ -66,7 +67,13 @@ pub(super) fn status() -> anyhow::Result<ExitCode> {
     text.push_str(CRISIS);
     print(&text)?;
     let places: Vec<_> = seen.survey.places.iter().map(|place| place.display().to_string()).collect();
-    say(&format!("estop: personal mode; looked in {}", places.join(", ")));
+    let (services, all) = (seen.services(), seen.survey.hosts.len());
+    let mode = match services {
+        0 => "personal mode".to_owned(),
+        services if services == all => "service mode".to_owned(),
+        services => format!("service mode ({services} of {all} hosts; the others are in personal mode)"),
+    };
+    say(&format!("estop: {mode}; looked in {}", places.join(", ")));
     tell_unseen(&seen.survey.unseen);
     Ok(ExitCode::Completed)
 }
@@ -110,6 +117,10 @@ impl Seen {
         self.survey.hosts.iter().flat_map(|(_, status)| status.calls.iter().map(|call| (&status.host, call)))
     }
 
+    fn services(&self) -> usize {
+        self.survey.hosts.iter().filter(|(_, status)| status.host.mode == Mode::Service).count()
+    }
+
     fn json(&self) -> Value {
         let hosts: Vec<_> = self.survey.hosts.iter().map(|(_, status)| &status.host).collect();
         let calls: Vec<_> = self.calls().map(|(_, call)| call).collect();
@@ -146,14 +157,18 @@ impl Seen {
             text.push_str("no host process is running");
             return text;
         }
-        let _ = writeln!(text, "{:<9} {:<9} {:<8} {:>5}  HOME", "PID", "HOST", "USER", "CALLS");
+        let _ = writeln!(text, "{:<9} {:<9} {:<9} {:<8} {:>5}  HOME", "PID", "HOST", "MODE", "USER", "CALLS");
         for (_, status) in &self.survey.hosts {
             let host = &status.host;
             let home = host.home.as_ref().map_or("-".into(), |home| home.display().to_string());
             let refuses =
                 host.refuses.as_ref().map_or(String::new(), |why| format!("  REFUSES CALLS: {}", printable(why)));
-            let _ =
-                writeln!(text, "{:<9} {:<9} {:<8} {:>5}  {home}{refuses}", host.pid, host.kind, host.user, host.calls);
+            let (kind, mode) = (host.kind.to_string(), host.mode.to_string());
+            let _ = writeln!(
+                text,
+                "{:<9} {kind:<9} {mode:<9} {:<8} {:>5}  {home}{refuses}",
+                host.pid, host.user, host.calls
+            );
         }
         if self.calls().next().is_some() {
             let _ = writeln!(

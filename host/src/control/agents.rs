@@ -2,12 +2,13 @@
 //!
 //! Invariants:
 //! - It is served by the host's own runtime, never by the control thread: agents cannot delay operators.
-//! - Nobody stops a call here without its token.
+//! - Nobody stops a call here without its token, and no other user than the one who made it.
+//! - In service mode the agent is the user at the other end of the socket, whatever the request says.
 //! - What is asked for can only lower what the host grants.
 
 mod events;
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -18,38 +19,29 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::sync::{Notify, watch};
 
+use super::denials::Denials;
+use super::place::Mode;
 use super::protocol::{Answer, CallBegun, CallRequest, CancelRequest, Role, ToolList};
+use super::rights;
 use super::served::{NotServed, Served};
 use super::server::{Bounds, Peer, Refused, answer, nothing_of_this_name, parse, serve};
 use super::token::Tokens;
 use crate::agent::{self, Agent, DEFAULT_AGENT};
 use crate::host::Core;
 use crate::interrupt::{Cause, Interrupt, Interruption, Scope};
-use crate::log::{EntryKind, Record};
 
 /// Connections of agents at one time, and so the calls that they wait for.
 const CONNECTIONS_MAX: usize = 256;
 /// What a request may have beside the tool's input (bytes).
 const BESIDE_INPUT_BYTES_MAX: usize = 64 << 10;
-/// Denials that are entered one by one, in each [`DENIED_WITHIN`]. More are counted.
-const DENIED_MAX: u64 = 20;
-/// See [`DENIED_MAX`].
-const DENIED_WITHIN: Duration = Duration::from_secs(1);
-
 /// What the requests are about. It does not keep the host alive.
 struct Counter {
     core: Weak<Core>,
     served: Served,
     tokens: Tokens,
     closed: watch::Receiver<bool>,
-    denied: Mutex<Denied>,
-}
-
-/// What was denied lately.
-struct Denied {
-    since: Instant,
-    entered: u64,
-    counted: u64,
+    mode: Mode,
+    denials: Arc<Denials>,
 }
 
 impl Counter {
@@ -57,21 +49,17 @@ impl Counter {
         self.core.upgrade().ok_or_else(|| Refused(StatusCode::GONE, "the host has just ended".into()))
     }
 
-    /// Enters that somebody asked for what is not theirs to ask for.
-    fn deny(&self, core: &Core, verb: &'static str, peer: &Peer, why: String) -> Refused {
-        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
-        if denied.since.elapsed() > DENIED_WITHIN {
-            *denied = Denied { since: Instant::now(), entered: 0, counted: denied.counted };
+    /// On whose behalf a request is. In personal mode every program is the same user's, and says which agent it works for; in
+    /// service mode the agent is the user.
+    fn agent_of(&self, verb: &'static str, peer: &Peer, asked: Option<String>) -> Result<String, Refused> {
+        match (self.mode, asked) {
+            (Mode::Personal, asked) => Ok(asked.unwrap_or_else(|| DEFAULT_AGENT.to_owned())),
+            (Mode::Service, Some(asked)) if asked != *peer.name() => {
+                let why = format!("user {} is agent `{0}` here, and no other one", peer.name());
+                Err(self.denials.deny(Role::Agent, verb, peer, why))
+            }
+            (Mode::Service, _) => Ok(peer.name().to_string()),
         }
-        if denied.entered < DENIED_MAX {
-            denied.entered += 1;
-            let more = std::mem::take(&mut denied.counted);
-            let (actor, why) = (peer.name().to_string(), why.clone());
-            core.log.record(Record::Noted(EntryKind::Denied { verb: verb.into(), actor, why, more }));
-        } else {
-            denied.counted += 1;
-        }
-        Refused(StatusCode::FORBIDDEN, why)
     }
 }
 
@@ -79,16 +67,18 @@ impl Counter {
 pub(super) fn start(
     core: &Arc<Core>,
     served: Served,
+    mode: Mode,
+    denials: Arc<Denials>,
     socket: std::os::unix::net::UnixListener,
     closed: watch::Receiver<bool>,
     short_of_files: Arc<Notify>,
 ) -> std::io::Result<watch::Receiver<bool>> {
     let (ended, has_ended) = watch::channel(false);
-    let denied = Mutex::new(Denied { since: Instant::now(), entered: 0, counted: 0 });
     let (core_later, is_closed) = (Arc::downgrade(core), closed.clone());
-    let counter = Arc::new(Counter { core: core_later, served, tokens: Tokens::new()?, closed, denied });
+    let foreign = rights::denied(Role::Agent, &denials);
+    let counter = Arc::new(Counter { core: core_later, served, tokens: Tokens::new()?, closed, mode, denials });
     let request_bytes_max = core.call_limits.input_bytes_max.saturating_add(BESIDE_INPUT_BYTES_MAX);
-    let routes = routes().layer(DefaultBodyLimit::max(request_bytes_max)).with_state(counter);
+    let routes = routes().merge(foreign).layer(DefaultBodyLimit::max(request_bytes_max)).with_state(counter);
     let bounds = Bounds { connections_max: CONNECTIONS_MAX, connected_max: None };
     core.io.handle.spawn(async move {
         serve(socket, routes, is_closed, bounds, short_of_files).await;
@@ -104,11 +94,6 @@ fn routes() -> Router<Arc<Counter>> {
         .route("/v1/stop", post(stop))
         .route("/v1/agents/{agent}/halted", get(halted))
         .fallback(|| async { nothing_of_this_name(Role::Agent) })
-}
-
-/// On whose behalf a request is. In personal mode every program is the same user's, and says which agent it works for.
-fn agent_of(_peer: &Peer, asked: Option<String>) -> String {
-    asked.unwrap_or_else(|| DEFAULT_AGENT.to_owned())
 }
 
 async fn tools(
@@ -129,13 +114,14 @@ async fn call(
     peer.asked.acts();
     let request: CallRequest = parse(&body)?;
     let core = counter.core()?;
+    let agent = counter.agent_of("call", &peer, request.agent)?;
     let most = &core.call_limits;
     let lower = |asked: Option<u64>, most: Duration| asked.map_or(most, |us| Duration::from_micros(us).min(most));
     let (deadline, grace) = (lower(request.deadline_us, most.deadline), lower(request.grace_us, most.grace));
     let fuel = request.fuel.map_or(most.fuel, |fuel| fuel.min(most.fuel));
     let memory_bytes = request.memory_bytes.and_then(|bytes| usize::try_from(bytes).ok());
     let memory_bytes = memory_bytes.map_or(most.memory_bytes_max, |bytes| bytes.min(most.memory_bytes_max));
-    let agent = Agent::new(Arc::clone(&core), agent_of(&peer, request.agent));
+    let agent = Agent::new(Arc::clone(&core), agent);
     let (tool, input) = (request.tool, request.input);
     let call = counter.served.start(&tool, request.component.as_deref(), |component| {
         let call = agent.call(component, &*tool, input).deadline(deadline).grace(grace);
@@ -148,7 +134,7 @@ async fn call(
         };
         Refused(status, error.to_string())
     })?;
-    let begun = CallBegun { call: call.id(), token: counter.tokens.of(call.id()) };
+    let begun = CallBegun { call: call.id(), token: counter.tokens.of(call.id(), peer.uid) };
     Ok(events::of_call(call, begun, peer.name()))
 }
 
@@ -160,10 +146,12 @@ async fn stop(
     peer.asked.acts();
     let CancelRequest { call, token, reason } = parse(&body)?;
     let core = counter.core()?;
-    if !counter.tokens.fits(call, &token) {
+    if !counter.tokens.fits(call, peer.uid, &token) {
         // Whether there is such a call is nobody's business without its token.
-        let why = format!("the token is not that of `{call}`, so it is not stopped; the call's first event has it");
-        return Err(counter.deny(&core, "stop", &peer, why));
+        let why = format!(
+            "the token is not that of `{call}` and of this user, so it is not stopped; the call's first event has it"
+        );
+        return Err(counter.denials.deny(Role::Agent, "stop", &peer, why));
     }
     let began = Instant::now();
     let mut is_here = false;
@@ -179,7 +167,7 @@ async fn halted(
     Path(agent): Path<String>,
 ) -> Result<impl IntoResponse, Refused> {
     peer.asked.acts();
-    let agent = agent_of(&peer, Some(agent));
+    let agent = counter.agent_of("watch", &peer, Some(agent))?;
     if let Some(why) = agent::refused_name(&agent) {
         return Err(Refused(StatusCode::BAD_REQUEST, why));
     }

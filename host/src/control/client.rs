@@ -47,6 +47,13 @@ pub enum AskError {
     Refused(String),
 }
 
+impl AskError {
+    /// This user may not connect: the right is somebody else's.
+    pub fn is_shut_out(&self) -> bool {
+        matches!(self, AskError::Connect(_, error) if error.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
 /// Asks one host something. Whoever is not heard because too many others have connected asks again until the time is over:
 /// what an operator asks may be asked twice.
 ///
@@ -147,7 +154,7 @@ mod tests {
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 
     async fn asks(folder: &Path, role: Role) -> Result<Nothing, AskError> {
-        let host = Found { folder: folder.to_owned(), pid: 1 };
+        let host = Found { folder: folder.to_owned(), pid: 1, owner: 0 };
         ask(&host, role, Method::GET, "/v1/status", None::<&Nothing>, Duration::from_secs(60)).await
     }
 

@@ -2,8 +2,10 @@
 //!
 //! Invariants:
 //! - A folder is there under its name only when its sockets answer: it is made under another name first.
-//! - Whether its process is alive is a lock that ends with the process, never a guess. A folder that is not locked is
-//!   left over, and removed by whoever looks.
+//! - Whether its process is alive is a lock that ends with the process, or a socket that does, never a guess. A folder
+//!   whose process is gone is left over, and removed by whoever looks and may.
+
+mod service;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -11,8 +13,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 
+pub use self::service::Mode;
 use super::protocol::Role;
 
 /// Host processes of service mode: a folder for each user, and in it one for each process.
@@ -48,6 +51,10 @@ impl Offer {
         let root = own_root();
         let failed = |path: &Path, error| PlaceError { path: path.to_owned(), error };
         open_root(&root).map_err(|error| failed(&root, error))?;
+        if mode_in(&root) == Mode::Service {
+            // Nobody else may clear away what earlier processes of the service have left.
+            hosts_in(&root, &mut Vec::new());
+        }
         let draft = tempfile::Builder::new().prefix(".").rand_bytes(6).tempdir_in(&root);
         let draft = draft.map_err(|error| failed(&root, error))?.keep();
         let made =
@@ -63,6 +70,7 @@ impl Offer {
     }
 
     fn fill(draft: &Path, roles: &[Role]) -> io::Result<(File, Vec<(Role, UnixListener)>)> {
+        let mode = mode_in(draft);
         let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft.join("lock"))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         let mut sockets = Vec::new();
@@ -73,8 +81,10 @@ impl Offer {
             }
             let socket = UnixListener::bind(&path)?;
             socket.set_nonblocking(true)?;
+            service::open_socket(&path, role, mode)?;
             sockets.push((role, socket));
         }
+        service::open_folder(draft, mode)?;
         Ok((lock, sockets))
     }
 
@@ -102,6 +112,10 @@ impl Offer {
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
+
+    pub(crate) fn mode(&self) -> Mode {
+        mode_in(&self.folder)
+    }
 }
 
 impl Drop for Offer {
@@ -118,12 +132,19 @@ pub struct Found {
     pub folder: PathBuf,
     /// Its process.
     pub pid: u32,
+    /// Whose folder it is.
+    pub owner: u32,
 }
 
 impl Found {
     /// Whether agents can call tools there.
     pub fn serves_agents(&self) -> bool {
         self.folder.join(Role::Agent.socket()).exists()
+    }
+
+    /// Who is kept apart there.
+    pub fn mode(&self) -> Mode {
+        mode_in(&self.folder)
     }
 
     /// Whether the process that made the folder is gone.
@@ -157,18 +178,32 @@ pub fn look() -> Looked {
     roots.sort();
     roots.dedup();
     for root in roots {
-        for folder in folders(&root, &mut looked.unseen) {
-            let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let Some(Ok(pid)) = name.split('.').next().filter(|pid| !pid.is_empty()).map(str::parse) else { continue };
-            if is_left_over(&folder) {
-                let _ = fs::remove_dir_all(&folder);
-            } else {
-                looked.hosts.push(Found { folder, pid });
-            }
-        }
+        looked.hosts.extend(hosts_in(&root, &mut looked.unseen));
         looked.places.push(root);
     }
     looked
+}
+
+/// The hosts in one place that are alive. Those that are not are cleared away.
+fn hosts_in(root: &Path, unseen: &mut Vec<(PathBuf, io::Error)>) -> Vec<Found> {
+    let mut hosts = Vec::new();
+    for folder in folders(root, unseen) {
+        let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(Ok(pid)) = name.split('.').next().filter(|pid| !pid.is_empty()).map(str::parse) else { continue };
+        let Ok(found) = fs::symlink_metadata(&folder) else { continue };
+        if is_left_over(&folder) {
+            // Unless it is somebody else's.
+            let _ = fs::remove_dir_all(&folder);
+        } else {
+            hosts.push(Found { folder, pid, owner: found.uid() });
+        }
+    }
+    hosts
+}
+
+/// By where it is: services are where root has made a place for them.
+fn mode_in(folder: &Path) -> Mode {
+    if folder.starts_with(SERVICES) { Mode::Service } else { Mode::Personal }
 }
 
 /// Where hosts of this user are offered.
@@ -227,8 +262,13 @@ fn folders(path: &Path, unseen: &mut Vec<(PathBuf, io::Error)>) -> Vec<PathBuf> 
 
 /// The process that made the folder is gone.
 fn is_left_over(folder: &Path) -> bool {
-    let Ok(lock) = File::open(folder.join("lock")) else { return false };
-    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_ok()
+    // Whose folder it is may have put anything there: a pipe would keep whoever opens it waiting.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    match OpenOptions::new().read(true).custom_flags(flags).open(folder.join("lock")) {
+        Ok(lock) => rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_ok(),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => service::nobody_listens(folder),
+        Err(_) => false,
+    }
 }
 
 fn is_taken(error: &io::Error) -> bool {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::HostKind;
+use super::place::Mode;
 use crate::call::{Commits, Effect};
 use crate::ids::{CallId, HaltId, HostId};
 use crate::interrupt::halts::{Halt, HaltScope};
@@ -16,11 +17,11 @@ use crate::tools::{Digest, ToolInfo};
 use crate::transaction::Size;
 
 /// What a socket is for. Whoever may connect to it has the role.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// List, look, stop and halt; nothing else.
     Operator,
-    /// Lift.
+    /// Lift, and look.
     Admin,
     /// Call tools, stop one's own calls, and learn of halts.
     Agent,
@@ -33,6 +34,24 @@ impl Role {
             Role::Operator => "operator.sock",
             Role::Admin => "admin.sock",
             Role::Agent => "agent.sock",
+        }
+    }
+
+    /// The word in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Operator => "operator",
+            Role::Admin => "admin",
+            Role::Agent => "agent",
+        }
+    }
+
+    /// Whose socket it is in service mode.
+    pub const fn group(self) -> &'static str {
+        match self {
+            Role::Operator => "estop-operators",
+            Role::Admin => "estop-admins",
+            Role::Agent => "estop-agents",
         }
     }
 }
@@ -63,6 +82,9 @@ pub struct HostInfo {
     pub kind: HostKind,
     /// The user that it runs as.
     pub user: String,
+    /// Whether that user is one of its own, apart from those who ask.
+    #[serde(default)]
+    pub mode: Mode,
     /// Where its state is, if it is anywhere.
     pub home: Option<PathBuf>,
     /// Of estop.

@@ -25,14 +25,16 @@ use tokio::sync::{Notify, watch};
 
 use super::agents;
 use super::connections::{ACCEPTED_AT_ONCE_MAX, Asked, Connections};
+use super::denials::Denials;
 use super::events::{self, Watchers};
 use super::metrics;
 use super::patience::Patience;
-use super::place::Offer;
+use super::place::{Mode, Offer};
 use super::protocol::{
     Answer, CallInfo, CallPhase, HaltRequest, HostInfo, LiftRequest, ProgressInfo, ReachedCall, Refusal, Role, Status,
     StopRequest, StoppedBy,
 };
+use super::rights;
 use super::served::Served;
 use super::shared_answer::SharedAnswer;
 use super::{Control, HostKind};
@@ -78,6 +80,8 @@ pub(super) struct Desk {
     pub(super) kind: HostKind,
     home: Option<PathBuf>,
     user: String,
+    mode: Mode,
+    denials: Arc<Denials>,
     pub(super) since: SystemTime,
     pub(super) watchers: Watchers,
     status: SharedAnswer,
@@ -89,7 +93,7 @@ pub(super) struct Desk {
 /// Who asks.
 #[derive(Clone)]
 pub(super) struct Peer {
-    uid: u32,
+    pub(super) uid: u32,
     pub(super) asked: Asked,
 }
 
@@ -126,23 +130,35 @@ impl Control {
         let (ended, has_ended) = watch::channel(false);
         let mut all_ended = vec![has_ended];
         let (heart, short_of_files) = (Arc::new(Heartbeat::new()), Arc::new(Notify::new()));
+        let (offer, mut sockets) = Offer::make(if served.is_some() { &ROLES } else { &ROLES[..2] })?;
+        let denials = Denials::new(core);
         let desk = Arc::new(Desk {
             core: Arc::downgrade(core),
             kind,
             home: core.store.home().map(|home| home.path().to_owned()),
             user: user::name(rustix::process::geteuid().as_raw()),
+            mode: offer.mode(),
+            denials: Arc::clone(&denials),
             since: SystemTime::now(),
             watchers: Watchers::new(Arc::clone(&core.writer.observers.feed)),
             status: SharedAnswer::new(),
             metrics: SharedAnswer::new(),
             heart: Arc::clone(&heart),
         });
-        let (offer, mut sockets) = Offer::make(if served.is_some() { &ROLES } else { &ROLES[..2] })?;
         // Agents are not this thread's affair.
         if let Some((_, socket)) = sockets.pop_if(|(role, _)| *role == Role::Agent)
             && let Some(served) = served
         {
-            all_ended.push(agents::start(core, served, socket, is_closed.clone(), Arc::clone(&short_of_files))?);
+            let (denials, short_of_files) = (Arc::clone(&denials), Arc::clone(&short_of_files));
+            all_ended.push(agents::start(
+                core,
+                served,
+                offer.mode(),
+                denials,
+                socket,
+                is_closed.clone(),
+                short_of_files,
+            )?);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
         thread::Builder::new().name("estop-control".into()).spawn(move || {
@@ -150,7 +166,8 @@ impl Control {
                 tokio::spawn(look_after(Arc::clone(&desk), is_closed.clone()));
                 let mut served = tokio::task::JoinSet::new();
                 for (role, socket) in sockets {
-                    let (routes, short_of_files) = (routes(role, Arc::clone(&desk)), Arc::clone(&short_of_files));
+                    let (routes, short_of_files) =
+                        (routes(role, Arc::clone(&desk), &denials), Arc::clone(&short_of_files));
                     served.spawn(serve(socket, routes, is_closed.clone(), OPERATORS, short_of_files));
                 }
                 served.join_all().await;
@@ -164,21 +181,21 @@ impl Control {
     }
 }
 
-fn routes(role: Role, desk: Arc<Desk>) -> Router {
+fn routes(role: Role, desk: Arc<Desk>, denials: &Arc<Denials>) -> Router {
+    let look = || Router::new().route("/v1/status", get(status)).route("/v1/halts", get(halts));
     let routes = match role {
-        Role::Operator => Router::new()
-            .route("/v1/status", get(status))
-            .route("/v1/halts", get(halts))
+        Role::Operator => look()
             .route("/v1/stop", post(stop))
             .route("/v1/halt", post(halt))
             .merge(super::show::routes())
             .merge(metrics::routes())
             .merge(events::routes()),
-        Role::Admin => Router::new().route("/v1/lift", post(lift)),
+        Role::Admin => look().route("/v1/lift", post(lift)),
         // See `agents.rs`.
         Role::Agent => Router::new(),
     };
     routes
+        .merge(rights::denied(role, denials))
         .fallback(move || async move { nothing_of_this_name(role) })
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(desk)
@@ -369,6 +386,10 @@ async fn stop(
     Ok(Json(answer))
 }
 
+fn may_retire(peer: &Peer) -> bool {
+    peer.uid == 0 || peer.uid == rustix::process::geteuid().as_raw()
+}
+
 async fn halt(
     State(desk): State<Arc<Desk>>,
     Extension(peer): Extension<Peer>,
@@ -378,7 +399,14 @@ async fn halt(
     let HaltRequest { scope, reason, halt, permanent } = parse(&body)?;
     let core = desk.core()?;
     let new = Halt::new(scope, &*peer.name(), reason);
-    let new = Arc::new(Halt { halt: halt.unwrap_or(new.halt), permanent, ..new });
+    if permanent && desk.mode == Mode::Service && !may_retire(&peer) {
+        let why = "only the host's own user, or root, retires anything for good; halt it".to_owned();
+        return Err(desk.denials.deny(Role::Operator, "retire", &peer, why));
+    }
+    // Whoever asks cannot hide this one behind another of the same name.
+    let named = halt.filter(|halt| !core.halts.is_another(*halt, &new.scope)).unwrap_or(new.halt);
+    let machine = !permanent && core.halts.is_machine_wide(named);
+    let new = Arc::new(Halt { halt: named, permanent, machine, ..new });
     // At once, and before anything that could wait.
     let began = Instant::now();
     let interruption = core.begin_halt(&new);
@@ -466,6 +494,7 @@ impl Desk {
             pid: std::process::id(),
             kind: self.kind,
             user: self.user.clone(),
+            mode: self.mode,
             home: self.home.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             since: self.since,

@@ -1,7 +1,7 @@
 //! Tokens: the right to stop one call.
 //!
-//! Invariant: a token is a MAC of the call's id by a key that no one but this host has, and that ends with it. Nothing is
-//! kept for a call, and nobody guesses 256 bits.
+//! Invariant: a token is a MAC of the call's id and of the user who made it, by a key that no one but this host has, and that
+//! ends with it. Nothing is kept for a call, nobody guesses 256 bits, and another user's token is worth nothing.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -25,19 +25,19 @@ impl Tokens {
         Ok(Self { mac })
     }
 
-    /// Whoever has this may stop the call.
-    pub(super) fn of(&self, call: CallId) -> String {
-        URL_SAFE_NO_PAD.encode(self.mac_of(call).finalize().into_bytes())
+    /// With this, that user may stop the call.
+    pub(super) fn of(&self, call: CallId, uid: u32) -> String {
+        URL_SAFE_NO_PAD.encode(self.mac_of(call, uid).finalize().into_bytes())
     }
 
     /// In constant time.
-    pub(super) fn fits(&self, call: CallId, token: &str) -> bool {
+    pub(super) fn fits(&self, call: CallId, uid: u32, token: &str) -> bool {
         let decoded = (token.len() <= TOKEN_BYTES_MAX).then(|| URL_SAFE_NO_PAD.decode(token));
-        decoded.and_then(Result::ok).is_some_and(|token| self.mac_of(call).verify_slice(&token).is_ok())
+        decoded.and_then(Result::ok).is_some_and(|token| self.mac_of(call, uid).verify_slice(&token).is_ok())
     }
 
-    fn mac_of(&self, call: CallId) -> Hmac<Sha256> {
-        self.mac.clone().chain_update(call.to_string())
+    fn mac_of(&self, call: CallId, uid: u32) -> Hmac<Sha256> {
+        self.mac.clone().chain_update(uid.to_le_bytes()).chain_update(call.to_string())
     }
 }
 
@@ -46,19 +46,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_fits_its_own_call_and_host_only() {
+    fn a_token_fits_its_own_call_user_and_host_only() {
         let (tokens, others) = (Tokens::new().unwrap(), Tokens::new().unwrap());
         let (call, other) = (CallId::generate(), CallId::generate());
-        let token = tokens.of(call);
+        let token = tokens.of(call, 7);
         assert_eq!(token.len(), 43);
-        assert!(tokens.fits(call, &token));
-        assert!(!tokens.fits(other, &token));
-        assert!(!others.fits(call, &token));
+        assert!(tokens.fits(call, 7, &token));
+        assert!(!tokens.fits(other, 7, &token));
+        assert!(!tokens.fits(call, 8, &token));
+        assert!(!others.fits(call, 7, &token));
         let mut wrong = token.clone().into_bytes();
         wrong[7] ^= 1;
         let wrong = String::from_utf8(wrong).unwrap();
         for wrong in ["", "A", &token[1..], &format!("{token}A"), &wrong, &"A".repeat(1 << 20)] {
-            assert!(!tokens.fits(call, wrong), "{wrong}");
+            assert!(!tokens.fits(call, 7, wrong), "{wrong}");
         }
     }
 }

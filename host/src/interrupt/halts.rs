@@ -12,6 +12,7 @@ mod files;
 
 use std::collections::{HashSet, VecDeque};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -23,7 +24,7 @@ use rustix::fs::inotify;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use self::files::{Folder, SETTLES_WITHIN};
+use self::files::{Folder, Found, SETTLES_WITHIN};
 use super::{Cause, Interrupt, Interruption, Reached, Scope, TEXT_BYTES_MAX, cut};
 use crate::call::CallState;
 use crate::heartbeat::Heartbeat;
@@ -110,6 +111,9 @@ pub struct Halt {
     /// It is never lifted: what it covers is retired, and what it has left is kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub permanent: bool,
+    /// It holds for every host of the machine, whatever its home and user.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub machine: bool,
 }
 
 impl Halt {
@@ -118,7 +122,7 @@ impl Halt {
         let (mut actor, mut reason) = (actor.into(), reason.into());
         cut(&mut actor, TEXT_BYTES_MAX);
         cut(&mut reason, TEXT_BYTES_MAX);
-        Self { halt: HaltId::generate(), scope, actor, reason, at: SystemTime::now(), permanent: false }
+        Self { halt: HaltId::generate(), scope, actor, reason, at: SystemTime::now(), permanent: false, machine: false }
     }
 
     /// Never to be lifted.
@@ -127,14 +131,20 @@ impl Halt {
         Self { permanent: true, ..self }
     }
 
+    /// Whether both are the same halt. A name alone does not make it so: whoever asks chooses that.
+    fn is(&self, other: &Halt) -> bool {
+        self.halt == other.halt && self.scope == other.scope
+    }
+
     /// For whoever is refused because of it: by whom, when and why.
     pub fn says(&self) -> String {
         let at = humantime::format_rfc3339_seconds(self.at);
         let why = if self.reason.is_empty() { "without a reason".into() } else { format!("“{}”", self.reason) };
         let Self { halt, scope, actor, .. } = self;
         let what = if self.permanent { "retired for good" } else { "halted" };
+        let place = if self.machine { " on this machine" } else { "" };
         let how = if self.permanent { "nothing lifts it".into() } else { format!("`estop lift {halt}` lifts it") };
-        format!("{scope} was {what} by {actor} at {at}, {why} ({halt}; {how})")
+        format!("{scope} was {what}{place} by {actor} at {at}, {why} ({halt}; {how})")
     }
 
     pub(crate) fn may_be_lifted(&self) -> Result<(), HaltError> {
@@ -190,6 +200,29 @@ struct List {
     unreadable: Option<String>,
 }
 
+impl List {
+    fn has(&self, halt: &Halt) -> bool {
+        self.halts.iter().any(|other| other.is(halt))
+    }
+}
+
+/// What a look has found beside the list.
+#[derive(Default)]
+struct Looked {
+    /// Not latched yet.
+    dropped: Vec<Dropped>,
+    /// There may be more in a moment.
+    unsettled: bool,
+}
+
+/// A dropped halt.
+struct Dropped {
+    /// In which of the folders.
+    folder: usize,
+    halt: Halt,
+    path: PathBuf,
+}
+
 /// A halt that this process has made.
 struct Own {
     halt: Arc<Halt>,
@@ -214,6 +247,8 @@ pub(crate) struct Halts {
     in_memory: Mutex<Vec<Own>>,
     /// Held while the disk is read.
     reading: Mutex<()>,
+    /// Held while dropped files are taken, and while a halt is lifted: one that was lifted is not taken again.
+    taking: Mutex<()>,
     news: Option<OwnedFd>,
     /// The news is being read.
     looking: AtomicBool,
@@ -240,20 +275,17 @@ impl Halts {
             folders,
             in_memory: Mutex::default(),
             reading: Mutex::default(),
+            taking: Mutex::default(),
             news: news.ok(),
             looking: AtomicBool::new(false),
             acted: Mutex::default(),
             looks: watch::Sender::new(0),
             heartbeat: Heartbeat::new(),
         };
-        halts.look();
-        // Dropped while no host was there to take it. A host does not begin while it waits for somebody to write one.
+        // A host does not begin while it waits for somebody to write one.
         let began = Instant::now();
-        while halts.folders.iter().any(|folder| folder.dropped().1) && began.elapsed() < 2 * SETTLES_WITHIN {
+        while halts.look().unsettled && began.elapsed() < 2 * SETTLES_WITHIN {
             thread::sleep(SETTLES_WITHIN / 10);
-        }
-        for (halt, _) in halts.folders.iter().flat_map(|folder| folder.dropped().0) {
-            halts.add(&Arc::new(halt));
         }
         halts
     }
@@ -261,17 +293,25 @@ impl Halts {
     /// Starts the thread that reads the news.
     pub(crate) fn start(core: Weak<Core>) -> std::io::Result<()> {
         thread::Builder::new().name("estop-halts".into()).spawn(move || {
+            // What was in force before the first call.
+            let mut known = core.upgrade().map(|core| core.halts.list.load_full()).unwrap_or_default();
             // Until the host is gone.
             while let Some(core) = core.upgrade() {
                 core.halts.heartbeat.beat();
-                let fresh = core.halts.look();
-                for halt in &fresh {
+                let halts = &core.halts;
+                let taking = halts.taking.lock().unwrap_or_else(PoisonError::into_inner);
+                let Looked { dropped, unsettled } = halts.look();
+                let list = halts.list.load_full();
+                let is_fresh = |halt: &&Arc<Halt>| !known.has(halt) && !halts.has_acted(halt.halt);
+                for halt in list.halts.iter().filter(is_fresh) {
                     drop(core.stop_halted(halt));
                     core.show(halt);
                 }
-                core.halts.acted().retain(|acted| acted.at.elapsed() < REMEMBERED_FOR);
-                let unsettled = core.halts.take_dropped(&core);
-                let news = core.halts.news.as_ref().and_then(|news| news.try_clone().ok());
+                known = list;
+                halts.acted().retain(|acted| acted.at.elapsed() < REMEMBERED_FOR);
+                dropped.into_iter().for_each(|dropped| halts.take(&core, dropped));
+                drop(taking);
+                let news = halts.news.as_ref().and_then(|news| news.try_clone().ok());
                 drop(core);
                 wait(news.as_ref(), if unsettled { SETTLES_WITHIN } else { LOOK_EVERY });
             }
@@ -279,8 +319,8 @@ impl Halts {
         Ok(())
     }
 
-    /// Reads what is in force. What was not in the list before.
-    fn look(&self) -> Vec<Arc<Halt>> {
+    /// Reads what is in force.
+    fn look(&self) -> Looked {
         let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         // Said before the news is taken from the queue: see `is_current`.
         self.looking.store(true, Ordering::SeqCst);
@@ -292,19 +332,28 @@ impl Halts {
         }
         // What was on the disk before the folders are read need not be kept in memory after that.
         let on_disk: Vec<HaltId> = self.in_memory().iter().filter(|own| own.on_disk).map(|own| own.halt.halt).collect();
-        let read: Vec<_> = self.folders.iter().map(Folder::read).collect();
-        let fresh = self.publish(read, &on_disk);
+        let mut looked = Looked::default();
+        let mut read = Vec::new();
+        for (folder, found) in self.folders.iter().map(Folder::read).enumerate() {
+            read.push(found.map(|Found { halts, dropped, unsettled }| {
+                looked.unsettled |= unsettled;
+                looked.dropped.extend(dropped.into_iter().map(|(halt, path)| Dropped { folder, halt, path }));
+                halts
+            }));
+        }
+        self.publish(read, &on_disk);
         self.looking.store(false, Ordering::SeqCst);
         self.looks.send_modify(|looks| *looks += 1);
-        fresh
+        looked
     }
 
     /// What was read and what is in memory is the list from now on.
-    fn publish(&self, read: Vec<Result<Vec<Halt>, String>>, on_disk: &[HaltId]) -> Vec<Arc<Halt>> {
+    fn publish(&self, read: Vec<Result<Vec<Halt>, String>>, on_disk: &[HaltId]) {
         let mut list = List::default();
-        for halts in read {
-            match halts {
-                Ok(halts) => list.halts.extend(halts.into_iter().map(Arc::new)),
+        let mut halts = Vec::new();
+        for read in read {
+            match read {
+                Ok(read) => halts.extend(read.into_iter().map(Arc::new)),
                 Err(why) => list.unreadable = Some(why),
             }
         }
@@ -313,16 +362,13 @@ impl Halts {
         let before = self.list.load_full();
         // Where it cannot be read, what was in force before is so still.
         let kept = before.halts.iter().filter(|_| list.unreadable.is_some());
-        let others: Vec<_> = kept.chain(in_memory.iter().map(|own| &own.halt)).cloned().collect();
-        for halt in others {
-            if list.halts.iter().all(|other| other.halt != halt.halt) {
+        halts.extend(kept.chain(in_memory.iter().map(|own| &own.halt)).cloned());
+        for halt in halts {
+            if !list.has(&halt) {
                 list.halts.push(halt);
             }
         }
-        let known = |halt: &Arc<Halt>| before.halts.iter().any(|other| other.halt == halt.halt);
-        let fresh = list.halts.iter().filter(|halt| !known(halt)).cloned().collect();
         self.list.store(Arc::new(list));
-        fresh
     }
 
     /// Waits until everything that is on the disk is in the list. An error if that takes too long.
@@ -403,12 +449,41 @@ impl Halts {
         self.remove(halt)
     }
 
+    /// Puts a halt on the disk for the whole machine, if this user may: by latching it, or else by dropping it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn latch_on_the_machine(halt: &Halt) -> Option<Result<(), HaltError>> {
+        let machine = Folder::of_the_machine();
+        if machine.is_kept_by_us() {
+            Some(machine.latch(halt).map(drop))
+        } else {
+            machine.takes_files().then(|| machine.drop_in(halt))
+        }
+    }
+
+    fn machine(&self) -> Option<&Folder> {
+        self.folders.iter().find(|folder| folder.is_machine())
+    }
+
+    /// Whether a halt of this host holds for the whole machine: the host keeps those, or it is there already.
+    #[cfg(feature = "control")]
+    pub(crate) fn is_machine_wide(&self, halt: HaltId) -> bool {
+        self.machine().is_some_and(|machine| machine.is_own() || machine.has(halt))
+    }
+
+    /// Whether a halt of this name is in force that covers something else.
+    #[cfg(feature = "control")]
+    pub(crate) fn is_another(&self, halt: HaltId, scope: &HaltScope) -> bool {
+        self.list.load().halts.iter().any(|other| other.halt == halt && other.scope != *scope)
+    }
+
     /// In force in this process from now on.
     fn add(&self, halt: &Arc<Halt>) {
         let mut in_memory = self.in_memory();
-        let list = self.list.load();
-        if list.halts.iter().all(|other| other.halt != halt.halt) {
+        if in_memory.iter().all(|own| !own.halt.is(halt)) {
             in_memory.push(Own { halt: Arc::clone(halt), on_disk: false });
+        }
+        let list = self.list.load();
+        if !list.has(halt) {
             let halts = list.halts.iter().chain([halt]).cloned().collect();
             self.list.store(Arc::new(List { halts, unreadable: list.unreadable.clone() }));
         }
@@ -416,44 +491,67 @@ impl Halts {
         self.looks.send_modify(|looks| *looks += 1);
     }
 
-    /// Puts a halt on the disk. Whether it was not there.
+    /// Puts a halt on the disk: that of the machine, if this host keeps the machine's. Whether it was not there.
     fn persist(&self, halt: &Halt) -> Result<bool, HaltError> {
-        match self.folders.first() {
-            Some(folder) if self.folders.len() > 1 => {
-                let latched = folder.latch(halt)?;
-                self.in_memory().iter_mut().filter(|own| own.halt.halt == halt.halt).for_each(|own| own.on_disk = true);
-                Ok(latched)
+        let latched = match self.folders.first() {
+            _ if !halt.permanent && self.machine().is_some_and(Folder::is_own) => {
+                self.latch_in(self.machine(), halt)?
             }
+            // It covers this home already. Whoever lifts it there need not look for copies.
+            _ if self.machine().is_some_and(|machine| machine.has(halt.halt)) => self.latch_in(None, halt)?,
+            Some(home) if !home.is_machine() => self.latch_in(Some(home), halt)?,
             // Without a home there is nothing to outlive.
-            _ => Ok(true),
+            _ => true,
+        };
+        Ok(latched)
+    }
+
+    /// Puts a halt into this folder, or finds that it is on the disk. Whether it was not there.
+    fn latch_in(&self, folder: Option<&Folder>, halt: &Halt) -> Result<bool, HaltError> {
+        let latched = folder.map_or(Ok(false), |folder| folder.latch(halt))?;
+        self.in_memory().iter_mut().filter(|own| own.halt.is(halt)).for_each(|own| own.on_disk = true);
+        Ok(latched)
+    }
+
+    /// Latches what somebody has dropped into an inbox, if that is this host's to do. As it was read: whoever has dropped
+    /// it may have removed it since.
+    fn take(&self, core: &Core, Dropped { folder, halt, path }: Dropped) {
+        let Some(folder) = self.folders.get(folder).filter(|folder| folder.is_kept_by_us()) else { return };
+        let halt = Arc::new(halt);
+        self.add(&halt);
+        let latched = if folder.is_machine() { self.latch_in(Some(folder), &halt) } else { self.persist(&halt) };
+        match core.enter_latched(&halt, latched) {
+            // From here on removing the dropped file changes nothing.
+            Ok(()) => drop(std::fs::remove_file(path)),
+            Err(error) => tracing::error!(%error, "a halt was dropped into the inbox, and has to stay there"),
         }
     }
 
-    /// Latches what people have dropped into the inbox. Whether there may be more in a moment.
-    fn take_dropped(&self, core: &Core) -> bool {
-        let dropped: Vec<_> = self.folders.iter().map(Folder::dropped).collect();
-        let unsettled = dropped.iter().any(|(_, unsettled)| *unsettled);
-        for (halt, path) in dropped.into_iter().flat_map(|(halts, _)| halts) {
-            match core.halt(halt) {
-                // From here on removing the dropped file changes nothing.
-                Ok(()) => drop(std::fs::remove_file(path)),
-                Err(error) => tracing::error!(%error, "a halt was dropped into the inbox, and has to stay there"),
-            }
-        }
-        unsettled
+    /// Whether this process has stopped what a halt covers.
+    fn has_acted(&self, halt: HaltId) -> bool {
+        self.acted().iter().any(|acted| acted.halt == halt)
     }
 
     /// Takes a halt from the disk and from the list.
     fn remove(&self, halt: HaltId) -> Result<Arc<Halt>, HaltError> {
-        let found = self.list.load().halts.iter().find(|other| other.halt == halt).cloned();
-        let found = found.ok_or(HaltError::Unknown(halt))?;
+        let _not_taken_again = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        let find = || self.list.load().halts.iter().find(|other| other.halt == halt).cloned();
+        let found = find().ok_or(HaltError::Unknown(halt))?;
         found.may_be_lifted()?;
-        for folder in &self.folders {
+        for folder in self.folders.iter().filter(|folder| folder.is_kept_by_us()) {
             folder.lift(halt)?;
         }
         self.in_memory().retain(|own| own.halt.halt != halt);
         self.look();
-        Ok(found)
+        match find() {
+            Some(left) if left.machine => Err(HaltError::StillInForce {
+                halt,
+                why: "it holds for the whole machine: lift it as root, or as one of `estop-admins` while the service runs"
+                    .into(),
+            }),
+            Some(_) => Err(HaltError::StillInForce { halt, why: "its file is still there".into() }),
+            None => Ok(found),
+        }
     }
 }
 
@@ -486,8 +584,11 @@ impl Core {
 
     /// The second half, which waits for the disk.
     pub(crate) fn latch(&self, halt: &Halt) -> Result<(), HaltError> {
-        let latched = self.halts.persist(halt);
-        // Whoever has put it there enters it; if nobody could, this does.
+        self.enter_latched(halt, self.halts.persist(halt))
+    }
+
+    /// Whoever has put it on the disk enters it; if nobody could, this does.
+    fn enter_latched(&self, halt: &Halt, latched: Result<bool, HaltError>) -> Result<(), HaltError> {
         if matches!(latched, Ok(false)) {
             self.show(halt);
         } else {

@@ -114,6 +114,9 @@ pub enum EntryKind {
         /// It is never lifted: what it covers is retired.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         permanent: bool,
+        /// Whether it holds for the whole machine.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        machine: bool,
     },
     /// A halt was lifted. Nothing resumes.
     Lift {
@@ -145,11 +148,12 @@ pub enum EntryKind {
         verb: Cow<'static, str>,
         /// Who asked.
         actor: String,
+        /// Of whom the socket is that was asked: `operator`, `admin` or `agent`.
+        role: Cow<'static, str>,
         /// Why it was not done.
         why: String,
-        /// Denials before this one that were too many to be entered one by one.
-        #[serde(default, skip_serializing_if = "is_zero")]
-        more: u64,
+        /// How often, if it was too often to be entered one by one.
+        times: u64,
     },
     /// Refusals that were too many to be entered one by one.
     Refusals {
@@ -381,8 +385,8 @@ impl EntryKind {
     }
 
     pub(crate) fn halted(halt: &Halt, latched: bool) -> Self {
-        let Halt { halt, scope, actor, reason, at, permanent } = halt.clone();
-        EntryKind::Halt { halt, scope, actor, reason, since: at, latched, permanent }
+        let Halt { halt, scope, actor, reason, at, permanent, machine } = halt.clone();
+        EntryKind::Halt { halt, scope, actor, reason, since: at, latched, permanent, machine }
     }
 
     pub(crate) fn interrupted(delivered: &Delivered, reached: usize, calls: &[(CallId, Reached)]) -> Self {
@@ -399,10 +403,6 @@ impl EntryKind {
             halt: interrupt.halt,
         }
     }
-}
-
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }
 
 /// A time of the wall clock from what the log's queue holds.

@@ -243,7 +243,10 @@ fn curl_does_it() {
     let embedded = machine.embedded("a", 1);
     let socket = machine.sockets().join(embedded.child.id().to_string()).join("operator.sock");
     let lift = ["-s", "--unix-socket", socket.to_str().unwrap(), "-d", "{}", "http://estop/v1/lift"];
-    assert!(tool("curl", &lift).stdout.contains("has nothing of this name"));
+    assert!(tool("curl", &lift).stdout.contains("`lift` is refused on `operator.sock`"));
+    let denied = machine.estop(&["log", "show", "--json"]).has(0, &[]).jsons();
+    let denied: Vec<_> = denied.iter().filter(|entry| entry["kind"] == "denied").collect();
+    assert_eq!((&denied[0]["verb"], &denied[0]["role"], denied.len()), (&json!("lift"), &json!("operator"), 1));
 }
 
 /// A folder of a process that is gone is no host, and is cleared away.
@@ -259,6 +262,9 @@ fn what_a_dead_process_has_left_is_cleared_away() {
     assert!(!folder.exists());
     // What is not ours is left alone, and no folder is taken for a process.
     fs::create_dir_all(machine.sockets().join("notes")).unwrap();
+    // And nobody is kept waiting by what lies where a lock should be.
+    fs::create_dir_all(machine.sockets().join("1")).unwrap();
+    tool("mkfifo", &[machine.sockets().join("1/lock").to_str().unwrap()]).has(0, &[]);
     assert_eq!(machine.ps()["unseen"], json!([]));
 }
 

@@ -102,7 +102,7 @@ impl Driven {
 
     /// What runs there, asked as `estop ps` asks.
     pub(crate) fn lists(&self, within: Duration) -> Result<Status, AskError> {
-        let host = Found { folder: self.folder.clone(), pid: self.running.child.id() };
+        let host = Found { folder: self.folder.clone(), pid: self.running.child.id(), owner: 0 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(ask(&host, Role::Operator, Method::GET, "/v1/status", None::<&Nothing>, within))
     }
@@ -145,8 +145,7 @@ async fn child_that_is_driven() {
         return;
     }
     let home = Home::default_path().unwrap();
-    let limits =
-        HostLimits { sandboxes_max: PLACES, calls_max: CALLS_MAX, workers: 2, ..HostLimits::default() };
+    let limits = HostLimits { sandboxes_max: PLACES, calls_max: CALLS_MAX, workers: 2, ..HostLimits::default() };
     let call_limits = CallLimits { deadline: Duration::from_secs(600), ..CallLimits::default() };
     let builder = Host::builder().limits(limits).call_limits(call_limits).offer(HostKind::Embedded);
     let held = Held::new();

@@ -26,9 +26,9 @@ pub(in crate::cli) fn tell(entry: &Value) -> String {
         "refusal" => format!("{} refused: {}", who(), text("why")),
         "refusals" => format!("{} more calls refused: {}", number(&entry["count"]), text("why")),
         "denied" => {
-            let more = number(&entry["more"]);
-            let more = if more > 0 { format!(" (and {more} more before)") } else { String::new() };
-            format!("{} was denied to {}: {}{more}", text("verb"), text("actor"), text("why"))
+            let times = number(&entry["times"]);
+            let times = if times > 1 { format!(" ({times} times)") } else { String::new() };
+            format!("{} denied to {}: {}{times}", text("verb"), text("actor"), text("why"))
         }
         "lost" => format!("{} entries had no room", number(&entry["entries"])),
         "opened" => format!("opened by process {} (estop {})", number(&entry["pid"]), text("version")),
@@ -45,9 +45,10 @@ pub(in crate::cli) fn tell(entry: &Value) -> String {
         }
         "halt" => {
             let latched = if entry["latched"] == true { "" } else { ", NOT on the disk" };
+            let place = if entry["machine"] == true { " on this machine" } else { "" };
             let retired = if entry["permanent"] == true { " retired for good" } else { "" };
             format!(
-                "{} {}{retired} by {}{}{latched}",
+                "{} {}{place}{retired} by {}{}{latched}",
                 text("halt"),
                 scope(&entry["scope"]),
                 text("actor"),

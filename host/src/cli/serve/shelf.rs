@@ -8,7 +8,7 @@ use crate::cli::{printable, say};
 use crate::control::Served;
 use crate::interrupt::HOST_ACTOR;
 use crate::policy::{Policy, ToolPolicy};
-use crate::{Cause, Component, Digest, Host, Interrupt, Scope, Source};
+use crate::{Cause, Component, Digest, HaltId, Host, Interrupt, Scope, Source};
 
 /// What is told of a component that is loaded for the first time.
 const LOADING: &str = "it is being loaded; try again";
@@ -34,6 +34,8 @@ struct Kept {
     /// Versions whose calls may still run.
     earlier: Vec<Digest>,
     error: Option<String>,
+    /// In force when it could not be loaded: once they are others, it is tried again.
+    halts: Vec<HaltId>,
 }
 
 impl Shelf {
@@ -120,7 +122,8 @@ impl Shelf {
                 None => {
                     self.served.fail(name, LOADING);
                     let (tool, error) = (tool.clone(), None);
-                    let kept = Kept { tool, stamp: None, component: None, earlier: Vec::new(), error };
+                    let kept =
+                        Kept { tool, stamp: None, component: None, earlier: Vec::new(), error, halts: Vec::new() };
                     self.tools.insert(name.clone(), kept);
                 }
             }
@@ -153,11 +156,15 @@ impl Shelf {
     /// Loads what has changed. Whether anything has.
     pub(super) async fn load(&mut self) -> bool {
         let mut changed = false;
+        let mut halts: Vec<HaltId> = self.host.halts().iter().map(|halt| halt.halt).collect();
+        halts.sort();
         for (name, kept) in &mut self.tools {
             let stamp = Stamp::of(&kept.tool.path);
-            if kept.stamp.is_some_and(|before| stamp.is_same(&before)) {
+            let is_known = kept.stamp.is_some_and(|before| stamp.is_same(&before));
+            if is_known && (kept.error.is_none() || kept.halts == halts) {
                 continue;
             }
+            kept.halts.clone_from(&halts);
             let mut source = Source::file(&kept.tool.path).named(name.clone());
             if let Some(digest) = kept.tool.digest {
                 source = source.expect_digest(digest);

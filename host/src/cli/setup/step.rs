@@ -1,0 +1,234 @@
+//! One step of a setup: what it does in words, whether that is done, and doing it.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+use crate::user;
+
+/// Whom a folder belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owner {
+    pub(super) user: &'static str,
+    pub(super) group: &'static str,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) enum Step {
+    AddGroup(&'static str),
+    AddUser {
+        user: &'static str,
+        home: &'static str,
+        groups: &'static [&'static str],
+    },
+    Join {
+        user: &'static str,
+        group: &'static str,
+    },
+    /// With whatever is in it, if it belonged to somebody else.
+    Folder {
+        path: PathBuf,
+        mode: u32,
+        owner: Owner,
+    },
+    /// Where the hosts of a user are found.
+    RunFolder {
+        user: &'static str,
+    },
+    /// The numbers of users are known when the users are there.
+    File {
+        path: PathBuf,
+        text: fn() -> anyhow::Result<String>,
+    },
+    Reload,
+    Disable(&'static str),
+    RemoveFile(PathBuf),
+    /// With whatever is in it.
+    RemoveFolder(PathBuf),
+    /// To root, so that it is not the next user's who gets the number.
+    Keep {
+        path: PathBuf,
+    },
+    RemoveUser(String),
+    RemoveGroup(String),
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Step::AddGroup(group) => write!(f, "add group {group}"),
+            Step::AddUser { user, home, groups } => {
+                write!(f, "add user {user} (system, no login, home {home}, also in {})", groups.join(", "))
+            }
+            Step::Join { user, group } => write!(f, "add user {user} to group {group}"),
+            Step::Folder { path, mode, owner: Owner { user, group } } => {
+                write!(f, "folder {} {mode:04o} {user}:{group}", path.display())
+            }
+            Step::RunFolder { user } => match self.path() {
+                Some(path) => write!(f, "folder {} 0755 {user}:{user}", path.display()),
+                None => write!(f, "folder /run/estop/(number of {user}) 0755 {user}:{user}"),
+            },
+            Step::File { path, .. } => write!(f, "file {}", path.display()),
+            Step::Reload => f.write_str("systemctl daemon-reload"),
+            Step::Disable(unit) => write!(f, "systemctl disable --now {unit}"),
+            Step::RemoveFile(path) => write!(f, "remove file {}", path.display()),
+            Step::RemoveFolder(path) => write!(f, "remove folder {} and what is in it", path.display()),
+            Step::Keep { path } => write!(f, "give {} and what is in it to root", path.display()),
+            Step::RemoveUser(user) => write!(f, "remove user {user}"),
+            Step::RemoveGroup(group) => write!(f, "remove group {group}"),
+        }
+    }
+}
+
+impl Step {
+    /// The folder or file that it makes, as far as that is known.
+    fn path(&self) -> Option<PathBuf> {
+        match self {
+            Step::Folder { path, .. } | Step::File { path, .. } => Some(path.clone()),
+            Step::RunFolder { user } => Some(Path::new("/run/estop").join(user::number(user)?.to_string())),
+            _ => None,
+        }
+    }
+
+    /// What undoing finds it by.
+    pub(super) fn mark(&self) -> Option<String> {
+        let kind = match self {
+            Step::AddGroup(group) => return Some(format!("group {group}")),
+            Step::AddUser { user, .. } => return Some(format!("user {user}")),
+            Step::File { .. } => "file",
+            _ => "folder",
+        };
+        // What is there already was not made by us.
+        self.path().filter(|path| !path.exists()).map(|path| format!("{kind} {}", path.display()))
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        match self {
+            Step::AddGroup(group) => user::group(group).is_some(),
+            Step::AddUser { user, .. } => user::number(user).is_some(),
+            Step::Join { user, group } => user::is_member(user, group),
+            Step::Folder { path, mode, owner } => is_as_it_has_to_be(path, *mode, *owner),
+            Step::RunFolder { user } => {
+                self.path().is_some_and(|path| is_as_it_has_to_be(&path, 0o755, Owner { user, group: user }))
+            }
+            // What is there is somebody's: a configuration is never written over.
+            Step::File { path, .. } => path.exists(),
+            Step::Reload => !has_systemd(),
+            Step::Disable(unit) => !has_systemd() || !Path::new("/etc/systemd/system").join(unit).exists(),
+            Step::RemoveFile(path) | Step::RemoveFolder(path) => fs::symlink_metadata(path).is_err(),
+            Step::Keep { path } => fs::symlink_metadata(path).is_ok_and(|found| found.uid() == 0 && found.gid() == 0),
+            Step::RemoveUser(user) => user::number(user).is_none(),
+            Step::RemoveGroup(group) => user::group(group).is_none(),
+        }
+    }
+
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        match self {
+            Step::AddGroup(group) => tool("groupadd", &["--system", group]),
+            Step::AddUser { user, home, groups } => {
+                let groups = groups.join(",");
+                let place = ["--gid", user, "--groups", &groups, "--home-dir", home, "--no-create-home"];
+                tool("useradd", &[&["--system", "--shell", "/usr/sbin/nologin"][..], &place, &[user]].concat())
+            }
+            Step::Join { user, group } => tool("usermod", &["--append", "--groups", group, user]),
+            Step::Folder { path, mode, owner } => folder(path, *mode, *owner),
+            Step::RunFolder { user } => {
+                let path = self.path().with_context(|| format!("there is no user {user}"))?;
+                folder(&path, 0o755, Owner { user, group: user })
+            }
+            Step::File { path, text } => write(path, &text()?),
+            Step::Reload => tool("systemctl", &["daemon-reload"]),
+            Step::Disable(unit) => tool("systemctl", &["disable", "--now", unit]),
+            Step::RemoveFile(path) => Ok(fs::remove_file(path)?),
+            Step::RemoveFolder(path) => Ok(fs::remove_dir_all(path)?),
+            Step::Keep { path } => Ok(give(path, 0, 0)?),
+            Step::RemoveUser(user) => tool("userdel", &[user]),
+            // A user's own group may have gone with the user.
+            Step::RemoveGroup(group) if user::group(group).is_none() => Ok(()),
+            Step::RemoveGroup(group) => tool("groupdel", &[group]),
+        }
+    }
+}
+
+/// Whether systemd runs here, as sd_booted(3) has it.
+fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+fn tool(program: &str, args: &[&str]) -> anyhow::Result<()> {
+    let ran = Command::new(program).args(args).stdin(Stdio::null()).stdout(Stdio::null()).output();
+    let output = match ran {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            bail!("there is no `{program}` (Debian: package `passwd`; also look whether PATH has /usr/sbin)")
+        }
+        ran => ran.with_context(|| format!("cannot run `{program}`"))?,
+    };
+    if !output.status.success() {
+        bail!("`{program} {}`: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+fn is_as_it_has_to_be(path: &Path, mode: u32, owner: Owner) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| {
+        found.is_dir()
+            && found.mode() & 0o7777 == mode
+            && user::number(owner.user) == Some(found.uid())
+            && user::group(owner.group) == Some(found.gid())
+    })
+}
+
+fn folder(path: &Path, mode: u32, owner: Owner) -> anyhow::Result<()> {
+    let uid = user::number(owner.user).with_context(|| format!("there is no user {}", owner.user))?;
+    let gid = user::group(owner.group).with_context(|| format!("there is no group {}", owner.group))?;
+    // Nobody else gets in before it is as it has to be.
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+        _ => {}
+    }
+    let found = fs::symlink_metadata(path)?;
+    if !found.is_dir() {
+        bail!("`{}` is there, and is no folder", path.display());
+    }
+    if found.uid() == uid {
+        lchown(path, Some(uid), Some(gid))?;
+    } else {
+        give(path, uid, gid)?;
+    }
+    // After the owner: changing that takes the bits away.
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    Ok(())
+}
+
+/// Changes the owner of everything, and follows no links.
+fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        // The folder first: whoever had it cannot put anything there any more.
+        lchown(path, Some(uid), Some(gid))?;
+        for entry in fs::read_dir(path)? {
+            give(&entry?.path(), uid, gid)?;
+        }
+        return Ok(());
+    }
+    lchown(path, Some(uid), Some(gid))
+}
+
+/// There entirely or not at all.
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    let folder = path.parent().context("a file is in a folder")?;
+    if !folder.is_dir() {
+        // A machine without systemd, which has no use for the file.
+        fs::create_dir_all(folder)?;
+    }
+    let mut file = tempfile::Builder::new().prefix(".estop").tempfile_in(folder)?;
+    io::Write::write_all(&mut file, text.as_bytes())?;
+    file.as_file().set_permissions(Permissions::from_mode(0o644))?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path)?;
+    Ok(())
+}
