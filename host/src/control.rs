@@ -10,6 +10,7 @@
 mod agents;
 pub mod client;
 mod connections;
+pub mod drill;
 mod patience;
 pub mod place;
 pub mod protocol;

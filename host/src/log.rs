@@ -13,6 +13,7 @@
 pub(crate) mod alternate;
 pub(crate) mod chain;
 pub mod checkpoint;
+mod drilled;
 pub(crate) mod entry;
 pub mod export;
 mod sink;
@@ -30,6 +31,7 @@ use tokio::sync::{oneshot, watch};
 
 use self::alternate::Alternate;
 pub use self::checkpoint::Checkpoint;
+pub use self::drilled::{CaseReport, Drilled};
 pub(crate) use self::entry::rfc3339_us;
 pub use self::entry::{EndEntry, Entry, EntryKind};
 pub use self::sink::CheckpointTo;

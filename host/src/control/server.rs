@@ -156,6 +156,7 @@ fn routes(role: Role, desk: Arc<Desk>) -> Router {
             .route("/v1/halts", get(halts))
             .route("/v1/stop", post(stop))
             .route("/v1/halt", post(halt))
+            .merge(super::drill::routes())
             .merge(super::show::routes()),
         Role::Admin => Router::new().route("/v1/lift", post(lift)),
         // See `agents.rs`.
