@@ -11,6 +11,7 @@
 //!   (`log/alternate.rs`) as well.
 
 pub(crate) mod alternate;
+pub mod bundle;
 pub(crate) mod chain;
 pub mod checkpoint;
 mod drilled;
