@@ -11,6 +11,7 @@ mod agents;
 pub mod client;
 mod connections;
 mod denials;
+pub mod drill;
 pub(crate) mod events;
 mod metrics;
 mod patience;

@@ -4,10 +4,13 @@
 //! measured: from the interrupt until no guest instruction could run. What waking an idle thread costs on the same
 //! machine in the same run is reported beside it, because nothing that waits can be faster.
 //!
+//! [`hold`] makes a host of its own for that; `live.rs` drills one that runs, beside the calls of others.
+//!
 //! Invariant: a figure that is reported was measured on a real stop. A call that ended in another way than by the drill's
 //! interrupt is an error, not a sample.
 
 mod cases;
+pub(crate) mod live;
 mod measure;
 
 use std::sync::atomic::AtomicU64;
@@ -17,6 +20,8 @@ use serde::Serialize;
 use wasmtime::component::Linker;
 
 pub use self::cases::Case;
+pub use self::live::{LIVE_RUNS_DEFAULT, LIVE_RUNS_MAX};
+pub use crate::log::{CaseReport, Drilled};
 use crate::tools::LoadError;
 use crate::{BuildError, CallCtx, CallLimits, Host, HostLimits, Source};
 
@@ -37,29 +42,6 @@ pub struct Report {
     /// What was stopped.
     pub cases: Vec<CaseReport>,
     /// Every case met its target.
-    pub passed: bool,
-}
-
-/// What was measured of one case. Times are from the interrupt until the call was halted.
-#[derive(Clone, Debug, Serialize)]
-pub struct CaseReport {
-    /// What the victims did.
-    pub name: &'static str,
-    /// Calls stopped.
-    pub runs: usize,
-    /// Median (µs).
-    pub p50_us: f64,
-    /// 99th percentile (µs).
-    pub p99_us: f64,
-    /// The worst (µs).
-    pub max_us: f64,
-    /// From the interrupt until the store was dropped, 99th percentile (µs).
-    pub released_p99_us: f64,
-    /// Calls that were not released within two seconds.
-    pub unconfirmed: usize,
-    /// What the 99th percentile should be at most (µs), unless waking a thread is slow on this machine.
-    pub target_us: f64,
-    /// It is, and everything was confirmed.
     pub passed: bool,
 }
 
@@ -101,6 +83,21 @@ pub enum DrillError {
         /// The bound.
         within: Duration,
     },
+    /// The host lets no call begin, so none of a drill either.
+    #[error("no drill was held: {0}")]
+    Refused(String),
+    /// It did not come to its end.
+    #[error("{0}")]
+    CutShort(&'static str),
+    /// One at a time.
+    #[error("another drill is being held in this host; ask again when it is over")]
+    Busy,
+    /// More than a host that has other things to do can be asked for, or none.
+    #[error("a drill of a host that runs stops each case 1 to {LIVE_RUNS_MAX} times, not {0} times")]
+    Runs(u32),
+    /// Its thread could not be started, or has ended before its time.
+    #[error("the drill's thread cannot do its work: {0}")]
+    Thread(std::io::Error),
 }
 
 /// Host calls that victims have made, so that the drill knows that they wait.

@@ -304,6 +304,8 @@ impl HostBuilder {
             halts,
             #[cfg(feature = "control")]
             control: std::sync::OnceLock::new(),
+            #[cfg(feature = "control")]
+            drilling: Arc::default(),
             preempter: Preempter::start(engine.weak(), Arc::clone(&inventory), calls_max)?,
             workers: Workers::start(workers, &io.handle)?,
             room: Room::new(self.limits.sandboxes_max, self.limits.queue_max),
@@ -452,12 +454,29 @@ impl Host {
         self.open.core.lift(halt, actor, reason)
     }
 
+    /// Drills the emergency stop of this host while it runs: starts calls of agent `host`, one at a time and from a thread of
+    /// its own, stops each alone with cause `drill`, and enters what it measured. Calls of others go on. Takes up to
+    /// thirteen seconds. It goes on if this future is dropped.
+    ///
+    /// # Errors
+    /// Another drill is being held, `runs` is zero or more than [`LIVE_RUNS_MAX`](crate::drill::LIVE_RUNS_MAX), or no call may
+    /// start here, because of a halt for example. A drill that was held and found something wrong is no error: see
+    /// [`Drilled`](crate::log::Drilled).
+    #[cfg(feature = "control")]
+    pub async fn drill(
+        &self,
+        actor: impl Into<String>,
+        runs: u32,
+    ) -> Result<crate::log::Drilled, crate::drill::DrillError> {
+        crate::drill::live::hold(&self.open.core, actor.into(), runs).await
+    }
+
     /// The halts that are in force here.
     pub fn halts(&self) -> Vec<Halt> {
         self.open.core.halts.in_force().0
     }
 
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "control")]
     pub(crate) fn shared<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         Arc::clone(self.open.core.shared.get(&TypeId::of::<T>())?).downcast().ok()
     }
@@ -533,6 +552,9 @@ pub(crate) struct Core {
     pub(crate) halts: Halts,
     #[cfg(feature = "control")]
     control: std::sync::OnceLock<Control>,
+    /// A drill is being held.
+    #[cfg(feature = "control")]
+    pub(crate) drilling: Arc<AtomicBool>,
 }
 
 impl Core {

@@ -60,7 +60,7 @@ pub mod cli;
 mod clock;
 #[cfg(feature = "control")]
 pub mod control;
-#[cfg(feature = "cli")]
+#[cfg(feature = "control")]
 pub mod drill;
 mod engine;
 mod gate;

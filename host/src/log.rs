@@ -11,8 +11,10 @@
 //!   (`log/alternate.rs`) as well.
 
 pub(crate) mod alternate;
+pub mod bundle;
 pub(crate) mod chain;
 pub mod checkpoint;
+mod drilled;
 pub(crate) mod entry;
 pub mod export;
 pub(crate) mod lag;
@@ -31,6 +33,7 @@ use tokio::sync::{oneshot, watch};
 
 use self::alternate::Alternate;
 pub use self::checkpoint::Checkpoint;
+pub use self::drilled::{CaseReport, Drilled};
 pub(crate) use self::entry::rfc3339_us;
 pub use self::entry::{EndEntry, Entry, EntryKind};
 use self::lag::Lag;

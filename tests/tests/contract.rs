@@ -30,27 +30,41 @@ fn the_wit_of_host_and_sdk_is_the_same() {
     assert_eq!(host, sdk, "copy guest-sdk/wit to host/wit");
 }
 
-/// Every promise of the design has its row, and every test that a row names exists.
+/// Every promise of the design has its row, and every test that the documents name exists.
 #[test]
 fn the_tests_that_the_promises_name_exist() {
-    let promises = std::fs::read_to_string(root().join("host/docs/promises.md")).expect("the promises");
+    let read = |name: &str| std::fs::read_to_string(root().join("host/docs").join(name)).expect("a document");
+    let promises = read("promises.md");
     for number in 1..=20 {
         assert!(promises.contains(&format!("\n| {number} |")), "promise {number} has no row");
     }
-    let mut sources = String::new();
+    let mut sources = BTreeMap::new();
     for folder in ["tests/tests", "host/tests", "host/src", "guest-sdk/tests", "guest-sdk/src"] {
         for (path, text) in files(&root().join(folder)) {
             if path.extension().is_some_and(|extension| extension == "rs") {
-                sources.push_str(&text);
+                sources.insert(PathBuf::from(folder).join(path), text);
             }
         }
     }
-    let mut named = 0;
-    // A test is named as `file::test`.
-    for name in promises.split('`').filter(|word| word.contains("::") && !word.contains(' ')) {
-        let test = name.rsplit("::").next().expect("a name");
-        assert!(sources.contains(&format!("fn {test}(")), "promises.md names `{name}`, which does not exist");
-        named += 1;
+    for (document, least) in [("promises.md", 30), ("controls.md", 20)] {
+        let text = read(document);
+        let mut named = 0;
+        // A test is named as `file::test`, where the file may be a folder.
+        for name in text.split('`').filter(|word| word.contains("::") && is_path(word)) {
+            let (file, test) = name.rsplit_once("::").expect("it has these");
+            // Types are named in the same way.
+            if test.starts_with(char::is_uppercase) || file.starts_with(char::is_uppercase) {
+                continue;
+            }
+            let is_of = |path: &Path| path.iter().any(|part| part == file || *part == *format!("{file}.rs"));
+            let there = sources.iter().any(|(path, text)| is_of(path) && text.contains(&format!("fn {test}(")));
+            assert!(there, "{document} names `{name}`, which does not exist");
+            named += 1;
+        }
+        assert!(named > least, "{named} tests named in {document}");
     }
-    assert!(named > 30, "{named} tests named");
+}
+
+fn is_path(word: &str) -> bool {
+    word.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, ':' | '_'))
 }

@@ -3,12 +3,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use estop::{Call, Component, End, Halt, HaltError, HaltScope, Home, Host, HostLimits, Outcome, Source};
-use estop_tests::guests;
+use estop_tests::counter::Counter;
+use estop_tests::guests::{self, Hostile};
 use estop_tests::home::{self, Temporary};
+use estop_tests::stage::{WAIT, grant, hostile, start};
 use estop_tests::{call, completed, load, log, small, within};
 use serde_json::{Value, json};
 
@@ -333,24 +335,33 @@ async fn an_agent_learns_that_it_is_halted() {
     elsewhere.lift(halt.halt, "alice", "go on").expect("it is lifted");
 }
 
-/// Promise 12: nothing is lifted while something that it covers has not come to rest.
+/// Promise 12: nothing is lifted while something that it covers has not come to rest: here a host function that blocks its
+/// thread. What it does not cover can be lifted.
 #[tokio::test]
 async fn a_halt_is_not_lifted_while_something_is_stopping() {
-    let home = home::temporary();
-    let host = host(&home);
-    let runaway = load(&host, "runaway").await;
-    let polite = host.agent("a").call(&runaway, "ignore", json!({})).start();
-    let warned = estop::Interrupt::new(estop::Cause::Operator, "alice").grace(Duration::from_secs(600));
-    polite.interrupt_with(warned);
-    // It has ten minutes to tidy up, and uses them.
-    let halt = host.halt(HaltScope::Agent("b".into()), "alice", "").expect("a halt of another agent");
-    host.lift(halt.halt, "alice", "it does not cover what is stopping").expect("it is lifted");
-    halted_or_operator(&polite, &host).await;
-}
-
-async fn halted_or_operator(call: &Call, host: &Host) {
-    let halt = host.halt(HaltScope::All, "alice", "").expect("a halt");
-    let outcome = within(call.outcome()).await;
-    assert_eq!(outcome.end.stopped().expect("it is stopped").cause, estop::Cause::Operator);
+    let (let_go, blocked) = mpsc::channel::<()>();
+    let (blocked, entered) = (Mutex::new(blocked), Counter::new());
+    let count = entered.clone();
+    let host = grant(small(), move |_| {
+        count.add();
+        let _ = blocked.lock().expect("one waits").recv();
+        Box::pin(async { Ok(()) })
+    });
+    let host = host.build().expect("a host");
+    let blocker = hostile(&host, Hostile { call: WAIT, ..Hostile::default() }).await;
+    let call = start(&host, "a", &blocker);
+    entered.reached(1).await;
+    let other = host.halt(HaltScope::Agent("b".into()), "alice", "").expect("a halt of another agent");
+    let halt = host.halt(HaltScope::Agent("a".into()), "alice", "").expect("a halt");
+    match host.lift(halt.halt, "alice", "too early") {
+        Err(HaltError::StillInForce { halt: told, why }) => {
+            assert!(told == halt.halt && why.contains("still stopping"), "{why}");
+        }
+        lifted => panic!("{lifted:?}"),
+    }
+    assert_eq!(host.halts().len(), 2, "it is in force all the same");
+    host.lift(other.halt, "alice", "it does not cover what is stopping").expect("it is lifted");
+    let_go.send(()).expect("it waits");
+    halted(&*within(call.outcome()).await);
     host.lift(halt.halt, "alice", "all is quiet").expect("it is lifted");
 }

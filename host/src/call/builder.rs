@@ -77,6 +77,15 @@ impl CallBuilder {
         self
     }
 
+    /// A call of the host's own of a component that it has made itself.
+    #[cfg(feature = "control")]
+    pub(crate) fn own(core: Arc<Core>, component: Component, tool: &str, input: Value) -> Self {
+        let mut call = Self::new(core, HOST_ACTOR.into(), component, tool.into(), input);
+        call.request.refused = None;
+        call.request.limits.deadline = call.request.limits.deadline.min(INTERNAL_DEADLINE_MAX);
+        call
+    }
+
     /// How long the guest may run, from its start; waiting for room is not billed.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.request.limits.deadline = deadline;
@@ -213,12 +222,12 @@ impl Call {
         self.core.interrupt_call(&self.call, interrupt)
     }
 
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "control")]
     pub(crate) fn has_started(&self) -> bool {
         self.call.has_started()
     }
 
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "control")]
     pub(crate) fn is_running(&self) -> bool {
         self.call.gate.is_running()
     }

@@ -18,6 +18,7 @@ use self::filter::Filter;
 pub(super) use self::words::{tell, tree};
 use super::exit_code::usage;
 use super::{ExitCode, escaped, home, is_read, json_text, print, say};
+use crate::log::bundle::bundle;
 use crate::log::checkpoint::{own_public_key, read_public_key};
 use crate::log::export::{export, verify, walk};
 use crate::log::verify::{Verified, Verifier, verify_file};
@@ -91,7 +92,12 @@ enum Command {
         #[command(flatten)]
         home: home::Options,
         /// A file that does not exist yet
+        #[arg(conflicts_with = "bundle")]
         file: Option<PathBuf>,
+        /// Instead, everything that an auditor needs, in a folder that is empty or does not exist yet: the log, checkpoints,
+        /// public keys, halts, drills, a report, and a script that verifies all of it without estop
+        #[arg(long, value_name = "DIR")]
+        bundle: Option<PathBuf>,
     },
     /// Export the oldest entries to a file and remove them, up to a checkpoint; what is left still verifies
     Prune {
@@ -127,7 +133,13 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Tail { home, filter, newest, follow, json } => tail(&home.look()?, &filter, newest, follow, json)?,
         Command::Verify { home, file, key, checkpoint, json } => return verified(&home, file, key, checkpoint, json),
-        Command::Export { home, file } => exported(&home.look()?, file)?,
+        Command::Export { home, bundle: Some(folder), .. } => {
+            let end = bundle(&home.look()?, &folder)?;
+            let (first, last, folder) = (end.first, end.last, folder.display());
+            say(&format!("estop: lines {first} to {last} and what belongs to them are in `{folder}`"));
+            say(&format!("estop: `sh {folder}/verify.sh` verifies it; keep a copy of that script elsewhere"));
+        }
+        Command::Export { home, file, bundle: None } => exported(&home.look()?, file)?,
         Command::Prune { home, keep, before, to } => {
             let look = home.look()?;
             let before = match (before, keep) {

@@ -188,6 +188,7 @@ fn routes(role: Role, desk: Arc<Desk>, denials: &Arc<Denials>) -> Router {
             .route("/v1/stop", post(stop))
             .route("/v1/halt", post(halt))
             .merge(super::show::routes())
+            .merge(super::drill::routes())
             .merge(metrics::routes())
             .merge(events::routes()),
         Role::Admin => look().route("/v1/lift", post(lift)),

@@ -39,6 +39,16 @@ pub struct Case {
     code: &'static str,
 }
 
+/// What is stopped in a host that runs: one victim at a time, which needs no interface that others do not have.
+pub(super) const LIVE: &[Case] = &[
+    Case::on_cpu("spin", Place::Call, SPIN),
+    Case::waiting("host sleep", SLEEP),
+    Case { crowd: Crowd::BeforeStart, ..Case::on_cpu("stopped before start", Place::Call, SPIN) },
+];
+
+/// Where the victim's core module goes.
+const GUEST: &str = ";;GUEST;;";
+
 const ON_CPU_US: f64 = 200.0;
 const SUSPENDED_US: f64 = 100.0;
 const CROWD_US: f64 = 10_000.0;
@@ -97,6 +107,19 @@ impl Case {
     }
 
     pub(super) fn component(&self) -> Result<Vec<u8>, String> {
+        self.encoded(include_str!("wrapper.wat"))
+    }
+
+    /// The same for a host that does not grant the drill's interface.
+    pub(super) fn live_component(&self) -> Result<Vec<u8>, String> {
+        let wrapper = include_str!("wrapper.wat");
+        let parts =
+            wrapper.split_once(";;PROBE;;").and_then(|(before, rest)| Some((before, rest.split_once(GUEST)?.1)));
+        let (before, after) = parts.ok_or("its text has lost a marker")?;
+        self.encoded(&[before, include_str!("live.wat"), GUEST, after].concat())
+    }
+
+    fn encoded(&self, wrapper: &str) -> Result<Vec<u8>, String> {
         let marker = match self.place {
             Place::Start => ";;START;;",
             Place::Realloc => ";;REALLOC;;",
@@ -104,7 +127,7 @@ impl Case {
             Place::Post => ";;POST;;",
         };
         let guest = include_str!("guest.wat").replace(marker, self.code);
-        let text = include_str!("wrapper.wat").replace(";;GUEST;;", &guest);
+        let text = wrapper.replace(GUEST, &guest);
         wat::parse_str(text).map_err(|error| error.to_string())
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    fn add(&mut self, case: &Case, outcome: Option<Arc<Outcome>>) -> Result<(), DrillError> {
+    pub(super) fn add(&mut self, case: &Case, outcome: Option<Arc<Outcome>>) -> Result<(), DrillError> {
         let Some(outcome) = outcome else {
             self.unconfirmed += 1;
             return Ok(());
@@ -39,6 +39,7 @@ impl Samples {
                 self.released_us.push(crate::call::outcome::micros(stopped.released));
                 Ok(())
             }
+            End::Refused(why) => Err(DrillError::Refused(why.clone())),
             end => {
                 let why = end.error().map(|error| format!(": {error}")).unwrap_or_default();
                 Err(DrillError::NotStopped { case: case.name, end: format!("{}{why}", end.status()) })
@@ -52,12 +53,14 @@ impl Samples {
         let p99_us = percentile(&self.halted_us, 99);
         let met = p99_us <= case.target_us.max(WAKE_FACTOR * wake_p99_us);
         CaseReport {
-            name: case.name,
+            name: case.name.into(),
             runs: self.halted_us.len() + self.unconfirmed,
             p50_us: percentile(&self.halted_us, 50),
             p99_us,
             max_us: percentile(&self.halted_us, 100),
+            released_p50_us: percentile(&self.released_us, 50),
             released_p99_us: percentile(&self.released_us, 99),
+            released_max_us: percentile(&self.released_us, 100),
             unconfirmed: self.unconfirmed,
             target_us: case.target_us,
             passed: met && self.unconfirmed == 0 && !self.halted_us.is_empty(),
@@ -159,7 +162,7 @@ impl Drill<'_> {
     }
 }
 
-async fn confirmed(victim: &Call) -> Option<Arc<Outcome>> {
+pub(super) async fn confirmed(victim: &Call) -> Option<Arc<Outcome>> {
     tokio::time::timeout(CONFIRMED_WITHIN, victim.outcome()).await.ok()
 }
 
@@ -168,7 +171,7 @@ fn any_running(victims: &[Call]) -> bool {
 }
 
 /// A different while for each run, up to the bound, without any randomness: the steps never come back to the same point.
-fn leave_alone(run: u32) {
+pub(super) fn leave_alone(run: u32) {
     let share = (f64::from(run) * 0.618_033_988_749_895).fract();
     let until = Instant::now() + RUN_FOR_MAX.mul_f64(share);
     while Instant::now() < until {

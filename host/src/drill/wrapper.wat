@@ -1,7 +1,7 @@
 ;; Makes a core module that speaks the canonical ABI into a component that exports `estop:tool/tool@0.1.0`, with the
-;; types of guest-sdk/wit/tool.wit and in the shape that a tool built with the SDK has. The marker stands for
-;; `(core module $guest …)`, which imports the functions of `host` below and exports `memory`, `cabi_realloc`,
-;; `list-tools`, `call` and `post-call`.
+;; types of guest-sdk/wit/tool.wit and in the shape that a tool built with the SDK has. In a host that runs, live.wat takes
+;; the place of what stands between the first marker and the second. The second marker stands for `(core module $guest …)`,
+;; which imports the functions of `host` below and exports `memory`, `cabi_realloc`, `list-tools`, `call` and `post-call`.
 (component
   (import "estop:tool/types@0.1.0" (instance $types
     (type $attachment' (record (field "name" string) (field "media-type" string) (field "data" (list u8))))
@@ -17,6 +17,7 @@
   (alias export $types "output" (type $output))
   (alias export $types "failure" (type $failure))
 
+;;PROBE;;
   (import "estop:drill/probe@0.1.0" (instance $probe
     (export "wait" (func))
     (export "sleep" (func))

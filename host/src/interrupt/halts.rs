@@ -24,6 +24,7 @@ use rustix::fs::inotify;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub(crate) use self::files::MACHINE;
 use self::files::{Folder, Found, SETTLES_WITHIN};
 use super::{Cause, Interrupt, Interruption, Reached, Scope, TEXT_BYTES_MAX, cut};
 use crate::call::CallState;

@@ -4,6 +4,8 @@
 //! are what is hashed. So `sha256sum` alone confirms the chain, and changing, removing, inserting or swapping a line
 //! breaks it at that line.
 
+use std::io::{self, Read};
+
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -54,6 +56,26 @@ pub(crate) fn hash(line: &str) -> [u8; 32] {
     sha256.update(line.as_bytes());
     sha256.update(b"\n");
     sha256.finalize().into()
+}
+
+/// SHA-256 of all that can be read, in hexadecimal, as `sha256sum` tells it.
+pub(crate) fn sha256_of(mut from: impl Read) -> io::Result<String> {
+    struct Hashed(Sha256);
+
+    impl io::Write for Hashed {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let mut hashed = Hashed(Sha256::new());
+    io::copy(&mut from, &mut hashed)?;
+    Ok(Hex::of(&hashed.0.finalize().into()).as_str().to_owned())
 }
 
 /// What ties a line to the one before it.

@@ -87,6 +87,30 @@ impl ExportEnd {
     }
 }
 
+/// What an evidence bundle is, in its `bundle.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleEnd {
+    /// Of which home.
+    pub home: String,
+    /// The first line of the log in it.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+    /// SHA-256 of `SHA256SUMS`, which has those of all other files.
+    pub sha256: String,
+    /// The public key, in Base64.
+    pub key: String,
+    /// Over [`Statement::bundle`], in Base64.
+    pub signature: String,
+}
+
+impl BundleEnd {
+    /// The line of `bundle.json`: this and nothing else.
+    pub(crate) fn line(&self) -> serde_json::Result<String> {
+        Ok(format!("{{\"bundle\":{}}}", serde_json::to_string(self)?))
+    }
+}
+
 /// The oldest lines were removed, after they had been exported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pruning {
@@ -137,6 +161,12 @@ impl Statement {
     /// That the lines before the first one are in a file with this hash.
     pub fn pruning(home: &str, first: u64, sha256: &str) -> Self {
         Self::new("pruning", &[("home", home), ("first", &first.to_string()), ("sha256", sha256)])
+    }
+
+    /// That a bundle with these lines of the log has files with these hashes.
+    pub fn bundle(home: &str, first: u64, last: u64, sha256: &str) -> Self {
+        let (first, last) = (first.to_string(), last.to_string());
+        Self::new("bundle", &[("home", home), ("first", &first), ("last", &last), ("sha256", sha256)])
     }
 
     /// The text, as it has to be given to other programs.
@@ -249,6 +279,11 @@ impl Signer {
         let signature = self.sign(&Statement::export(&self.home, first, head.seq, &sha256));
         let (home, key) = (self.home.clone(), self.public());
         ExportEnd { home, first, last: head.seq, sha256, key, signature, rotations }
+    }
+
+    pub(crate) fn bundle(&self, first: u64, last: u64, sha256: String) -> BundleEnd {
+        let signature = self.sign(&Statement::bundle(&self.home, first, last, &sha256));
+        BundleEnd { home: self.home.clone(), first, last, sha256, key: self.public(), signature }
     }
 
     pub(crate) fn pruning(&self, first: u64, file: String, sha256: String) -> Pruning {

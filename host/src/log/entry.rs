@@ -227,6 +227,8 @@ pub enum EntryKind {
         /// Who had it killed.
         actor: String,
     },
+    /// The host has tested its own emergency stop while it ran, or was asked to and did not.
+    Drill(Box<super::Drilled>),
     /// The log could not be written for a while.
     Gap {
         /// When the first write failed.

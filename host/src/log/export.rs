@@ -35,8 +35,13 @@ pub enum ExportError {
 ///
 /// # Errors
 /// See [`ExportError`]. What was written by then has no end, and is not accepted as an exported log.
-pub fn export(look: &Look, last: u64, mut to: impl Write) -> Result<ExportEnd, ExportError> {
+pub fn export(look: &Look, last: u64, to: impl Write) -> Result<ExportEnd, ExportError> {
     let _moment = look.moment()?;
+    write_lines(look, last, to)
+}
+
+/// The same for whoever holds a moment of the database.
+pub(super) fn write_lines(look: &Look, last: u64, mut to: impl Write) -> Result<ExportEnd, ExportError> {
     let home = look.home_id()?;
     let (mut first, mut head) = (0, Head::EMPTY);
     let mut verifier = Verifier::new(None, Some(home.clone()));

@@ -113,6 +113,11 @@ impl Key {
         json!({"home": home, "first": first, "sha256": sha256, "key": self.public(), "signature": signature})
     }
 
+    /// The signature of a bundle.
+    pub(crate) fn bundle(&self, home: &str, first: u64, last: u64, sha256: &str) -> String {
+        self.sign(&Statement::bundle(home, first, last, sha256))
+    }
+
     /// The end of a file.
     pub(crate) fn export(&self, home: &str, first: u64, last: u64, sha256: &str) -> Value {
         let signature = self.sign(&Statement::export(home, first, last, sha256));

@@ -5,6 +5,7 @@
 //! checkpoint verifies by itself) is written down in one as well.
 
 mod attackers;
+mod bundle;
 mod checkpoints;
 mod command;
 mod damaged;

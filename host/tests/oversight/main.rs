@@ -4,6 +4,7 @@
 mod command;
 mod compiling;
 mod crisis;
+mod drill;
 mod driven;
 mod hosts;
 mod screens;

@@ -68,6 +68,7 @@ pub(in crate::cli) fn tell(entry: &Value) -> String {
             let pid = number(&entry["pid"]);
             format!("process {pid} killed by {}: it did not answer to {}", text("actor"), text("halt"))
         }
+        "drill" => format!("by {}: {}", text("actor"), drilled(entry)),
         "gap" => {
             let beside = number(&entry["alternate"]);
             format!("could not be written since {} ({}); {beside} stops stand beside it", text("since"), text("why"))
@@ -82,6 +83,24 @@ pub(in crate::cli) fn tell(entry: &Value) -> String {
         _ => printable(&entry.to_string()),
     };
     format!("{:>6} {} {} {what}", number(&entry["seq"]), text("at"), text("kind"))
+}
+
+fn drilled(entry: &Value) -> String {
+    let mut line = if entry["passed"] == true { "passed".to_owned() } else { "FAILED".to_owned() };
+    for case in entry["cases"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        let name = printable(case["name"].as_str().unwrap_or_default()).replace('\n', " ");
+        let (runs, unconfirmed) = (case["runs"].as_u64().unwrap_or(0), case["unconfirmed"].as_u64().unwrap_or(0));
+        let _ = write!(line, "; {name}: {runs} stopped, halted within {} µs at the 99th percentile", case["p99_us"]);
+        if unconfirmed > 0 {
+            let _ = write!(line, ", {unconfirmed} UNCONFIRMED");
+        }
+    }
+    let reached = entry["others_interrupted"].as_u64().unwrap_or(0);
+    let _ = write!(line, "; {reached} of {} calls of others reached", entry["others"].as_u64().unwrap_or(0));
+    if let Some(why) = entry["not_held"].as_str() {
+        let _ = write!(line, "; {}", printable(why).replace('\n', " "));
+    }
+    line
 }
 
 fn end(entry: &Value) -> String {

@@ -24,7 +24,7 @@ use crate::ids::HaltId;
 use crate::user;
 
 /// Halts of the whole machine: every host reads them, whatever its home.
-const MACHINE: &str = "/var/lib/estop/halts";
+pub(crate) const MACHINE: &str = "/var/lib/estop/halts";
 /// Halts in one folder. More count as one of everything.
 const HALTS_MAX: usize = 1000;
 /// A halt's file, or a dropped one (bytes). What is longer is cut.

@@ -10,17 +10,16 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rusqlite::OptionalExtension;
-use sha2::{Digest as _, Sha256};
 
 use super::look::Look;
 use super::write::Failure;
 use super::{Sqlite, recover};
 use crate::ids::HostId;
+use crate::log::chain::sha256_of;
 use crate::log::export::{ExportError, export};
 use crate::log::verify::{Invalid, verify_export};
 use crate::log::{Entry, EntryKind};
 use crate::store::StoreError;
-use crate::tools::Hex;
 
 /// Takes the place of the trigger that keeps lines from being removed, while a transaction removes some.
 const ALLOW_REMOVAL: &str = "DROP TRIGGER log_no_removal";
@@ -93,9 +92,7 @@ impl Sqlite {
         File::open(folder.parent().unwrap_or(Path::new("/"))).and_then(|folder| folder.sync_all()).map_err(failed)?;
         // Read again from the file, by the same way as anybody else would.
         verify_export(File::open(path).map_err(failed)?, None)?;
-        let mut sha256 = Sha256::new();
-        io::copy(&mut File::open(path).map_err(failed)?, &mut HashWriter(&mut sha256)).map_err(failed)?;
-        let sha256 = Hex::of(&sha256.finalize().into()).as_str().to_owned();
+        let sha256 = File::open(path).and_then(sha256_of).map_err(failed)?;
         let removed = self.writer().transact(|batch| {
             // Without the key nobody could tell this from lines that somebody else has removed.
             let kind = EntryKind::Pruned(batch.signer()?.pruning(first, folder.display().to_string(), sha256.clone()));
@@ -120,18 +117,5 @@ impl Sqlite {
             found.map_err(|error| batch.error(&error))
         });
         found.map_err(Failure::into_error)
-    }
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
