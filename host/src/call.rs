@@ -23,6 +23,8 @@ use tokio::sync::oneshot;
 use tracing::{Instrument, Span};
 
 pub(crate) use self::builder::Request;
+#[cfg(feature = "control")]
+pub(crate) use self::builder::PRIORITY_MIN;
 pub use self::builder::{Call, CallBuilder, PRIORITY_DEFAULT};
 use self::gated::{Ended, Gated};
 pub use self::limits::CallLimits;

@@ -50,10 +50,10 @@ async fn drill(
     Extension(peer): Extension<Peer>,
     body: Bytes,
 ) -> Result<Json<DrillAnswer>, Refused> {
-    peer.asked.set();
+    peer.asked.acts();
     let DrillRequest { runs } = parse(&body)?;
     let core = desk.core()?;
-    let found = live::hold(&core, peer.name.to_string(), runs).await.map_err(|error| {
+    let found = live::hold(&core, peer.name().to_string(), runs).await.map_err(|error| {
         let status = match error {
             DrillError::Runs(_) => StatusCode::BAD_REQUEST,
             DrillError::Busy => StatusCode::CONFLICT,
