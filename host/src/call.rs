@@ -8,6 +8,8 @@ mod gated;
 mod limits;
 pub(crate) mod live;
 pub(crate) mod outcome;
+#[cfg(feature = "cli")]
+pub(crate) mod program;
 mod state;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,7 +26,7 @@ pub use self::builder::{Call, CallBuilder};
 use self::gated::{Ended, Gated};
 pub use self::limits::CallLimits;
 pub use self::outcome::{Attachment, Commits, Effect, EffectState, End, Failure, Outcome, Output, Stopped};
-pub(crate) use self::state::{CallState, Identity};
+pub(crate) use self::state::{CallState, Identity, NO_DEADLINE_NS};
 use crate::agent;
 use crate::gate::Ticket;
 use crate::host::Core;
@@ -65,6 +67,8 @@ enum Work {
 enum Answer {
     Call(Result<wit::Output, wit::Failure>),
     Specs,
+    #[cfg(feature = "cli")]
+    Program(End),
 }
 
 /// Why there is no answer.
@@ -100,9 +104,14 @@ pub(crate) async fn drive(core: Arc<Core>, call: Arc<CallState>, request: Reques
         Gated::new(&core, &call, guest).await
     };
     let outcome = settle(&core, &call, ended, run).await;
+    finish(&core, &call, outcome);
+}
+
+/// Enters how it ended, and tells.
+fn finish(core: &Core, call: &CallState, outcome: Outcome) {
     let outcome = Arc::new(outcome);
-    core.log.record(Record::Ended(EntryKind::ended(&call, &outcome)));
-    core.inventory.release(&call);
+    core.log.record(Record::Ended(EntryKind::ended(call, &outcome)));
+    core.inventory.release(call);
     call.finish(outcome);
 }
 
@@ -160,7 +169,7 @@ async fn settle(
     ended: Ended<Result<Answer, Fault>>,
     mut run: Run<'_>,
 ) -> Outcome {
-    // The store is at rest: no guest instruction runs any more.
+    // The store is at rest: no guest instruction runs any more, nor anything of a program.
     if call.gate.is_flagged() {
         call.halted(core.now_ns());
     }
@@ -189,7 +198,7 @@ async fn settle(
         tracing::error!(call = %call.id, "a resource of the call panicked while it was dropped");
         None
     });
-    let Remains { fuel, effects, stderr } = remains.unwrap_or_default();
+    let Remains { fuel, stderr } = remains.unwrap_or_default();
     drop(run.room.take());
     let released_ns = core.now_ns();
 
@@ -203,7 +212,7 @@ async fn settle(
         end: end.unwrap_or_else(|| stopped(call, released_ns)),
         commits: Commits { points: call.commits.points(), writes: committed.writes, bytes: committed.bytes, unknown },
         discarded,
-        effects,
+        effects: call.live.effects(),
         fuel,
         elapsed: Duration::from_nanos(elapsed_ns),
         stderr,
@@ -231,7 +240,7 @@ impl Core {
 }
 
 fn start_deadline(core: &Core, call: &CallState, started_ns: u64, deadline: Duration) {
-    let at_ns = started_ns.saturating_add(crate::clock::nanos(deadline));
+    let at_ns = started_ns.saturating_add(crate::clock::nanos(deadline)).min(NO_DEADLINE_NS);
     call.deadline_ns.store(at_ns, Ordering::Release);
     core.inventory.look_at(call.slot, at_ns);
 }
@@ -278,6 +287,8 @@ async fn conclude(
     sandbox: Option<&mut Sandbox>,
 ) -> Option<End> {
     let answer = match answer {
+        #[cfg(feature = "cli")]
+        Answer::Program(end) => return Some(end),
         Answer::Specs => Ok(Output { json: Value::Null, attachments: Vec::new() }),
         Answer::Call(Ok(output)) => outcome::output(output, core.call_limits.output_bytes_max),
         Answer::Call(Err(failure)) => Err(outcome::failure(failure, core.call_limits.output_bytes_max)),

@@ -5,6 +5,7 @@
 
 pub mod build;
 mod drill;
+mod exec;
 mod exit_code;
 mod halt;
 mod home;
@@ -55,10 +56,13 @@ enum Command {
     Show(show::Args),
     Log(log::Args),
     Run(run::Args),
+    Exec(exec::Args),
     State(state::Args),
     Inspect(inspect::Args),
     New(new::Args),
     Build(build::Args),
+    #[command(hide = true)]
+    ExecShim(exec::ShimArgs),
 }
 
 /// Runs the command with the arguments of this process.
@@ -85,6 +89,8 @@ pub fn main() -> ProcessExitCode {
         Command::Show(args) => show::main(args),
         Command::Log(args) => log::main(args),
         Command::Run(args) => run::main(args),
+        Command::Exec(args) => exec::main(&args),
+        Command::ExecShim(args) => exec::shim(&args),
         Command::State(args) => state::main(args),
         Command::Inspect(args) => inspect::main(args),
         Command::New(args) => new::main(args),

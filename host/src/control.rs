@@ -25,6 +25,8 @@ pub use self::place::PlaceError;
 pub enum HostKind {
     /// `estop run`: one call.
     Run,
+    /// `estop exec`: an agent's own program.
+    Exec,
     /// `estop serve`.
     Serve,
     /// A program with the host in it.
@@ -35,6 +37,7 @@ impl std::fmt::Display for HostKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             HostKind::Run => "run",
+            HostKind::Exec => "exec",
             HostKind::Serve => "serve",
             HostKind::Embedded => "embedded",
         })

@@ -379,6 +379,11 @@ impl Host {
     }
 
     #[cfg(feature = "cli")]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.open.core
+    }
+
+    #[cfg(feature = "cli")]
     pub(crate) fn shared<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         Arc::clone(self.open.core.shared.get(&TypeId::of::<T>())?).downcast().ok()
     }

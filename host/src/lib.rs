@@ -26,6 +26,7 @@
 //! | where does an interrupt go? | `interrupt.rs`; `interrupt/preempter.rs` finishes it |
 //! | what is halted, and stays so? | `interrupt/halts.rs`; `interrupt/halts/files.rs` on the disk |
 //! | who can reach the switch from outside? | `control.rs`: `server.rs` answers, `place.rs` finds hosts, `client.rs` asks |
+//! | how is an agent's own program stopped? | `call/program.rs`, with the crate `estop-supervise` |
 //! | who polls guests? | `workers.rs`, through `call/gated.rs` |
 //! | what runs, and who finds it? | `inventory.rs`, without locks |
 //! | deadlines, epochs, fuel | `engine.rs` (the ticker), `sandbox.rs` (arming them) |

@@ -51,8 +51,8 @@ impl CallBuilder {
             limits: core.call_limits.clone(),
             refused: None,
         };
-        let reserved = (*agent == *HOST_ACTOR).then(|| format!("the agent's name `{HOST_ACTOR}` is the host's own"));
-        Self { core, agent, tool: tool.into(), request: Request { refused: reserved, ..request } }
+        let refused = reserved(&agent);
+        Self { core, agent, tool: tool.into(), request: Request { refused, ..request } }
     }
 
     /// A call of the host's own.
@@ -99,16 +99,34 @@ impl CallBuilder {
             grace: request.limits.grace,
             live: Live::new(core.now_ns(), request.limits.fuel),
         };
-        let Some(slot) = core.inventory.reserve() else {
-            return refuse(core, identity);
+        let call = match register(&core, identity) {
+            Ok(call) => call,
+            Err(refused) => return refused,
         };
-        let call = Arc::new(CallState::new(slot, identity));
-        if core.inventory.publish(&call).is_err() {
-            core.interrupt_call(&call, Interrupt::new(Cause::Parent, HOST_ACTOR));
-        }
         core.workers.spawn(drive(Arc::clone(&core), Arc::clone(&call), request));
-        Call { core, call, detached: false }
+        handle(&core, &call)
     }
+}
+
+/// Why calls on behalf of this agent are the host's own affair, if they are.
+pub(super) fn reserved(agent: &str) -> Option<String> {
+    (agent == HOST_ACTOR).then(|| format!("the agent's name `{HOST_ACTOR}` is the host's own"))
+}
+
+/// From here on interrupts meet the call. Without a slot it is refused.
+pub(super) fn register(core: &Arc<Core>, identity: Identity) -> Result<Arc<CallState>, Call> {
+    let Some(slot) = core.inventory.reserve() else {
+        return Err(refuse(Arc::clone(core), identity));
+    };
+    let call = Arc::new(CallState::new(slot, identity));
+    if core.inventory.publish(&call).is_err() {
+        core.interrupt_call(&call, Interrupt::new(Cause::Parent, HOST_ACTOR));
+    }
+    Ok(call)
+}
+
+pub(super) fn handle(core: &Arc<Core>, call: &Arc<CallState>) -> Call {
+    Call { core: Arc::clone(core), call: Arc::clone(call), detached: false }
 }
 
 /// There is no slot, so nobody can stop it: it must not start.
@@ -159,6 +177,12 @@ impl Call {
     /// Stops the call, with a reason or a grace period.
     pub fn interrupt_with(&self, interrupt: Interrupt) -> Interruption {
         self.core.interrupt_call(&self.call, interrupt)
+    }
+
+    /// Resolves once somebody has asked it to stop, with the grace that they grant.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn asked(&self) -> Duration {
+        self.call.asked().await.interrupt.grace
     }
 
     #[cfg(feature = "cli")]

@@ -31,6 +31,9 @@ pub(crate) struct Live {
     host_call: AtomicU8,
     progress_ns: AtomicU64,
     effects: Mutex<Vec<(String, Arc<AtomicBool>)>>,
+    /// The program that it is, if it is no guest.
+    #[cfg(feature = "cli")]
+    pub(crate) program: Option<Arc<super::program::ProgramState>>,
 }
 
 impl Live {
@@ -44,6 +47,8 @@ impl Live {
             host_call: AtomicU8::new(0),
             progress_ns: AtomicU64::new(NEVER_NS),
             effects: Mutex::default(),
+            #[cfg(feature = "cli")]
+            program: None,
         }
     }
 

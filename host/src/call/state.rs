@@ -21,6 +21,8 @@ use crate::tools::Digest;
 use crate::transaction::Size;
 
 const UNSET_NS: u64 = u64::MAX;
+/// The deadline of a call that has started and has none.
+pub(crate) const NO_DEADLINE_NS: u64 = UNSET_NS - 1;
 
 /// What an interrupt touches comes first and in this order, so that with the counts of its `Arc` it fills one cache line:
 /// fetching memory is most of what stopping a thousand calls costs.
@@ -154,6 +156,18 @@ impl CallState {
             return None;
         }
         self.interrupt.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Resolves once somebody has asked the call to stop.
+    pub(crate) async fn asked(&self) -> Arc<Delivered> {
+        loop {
+            // Enlisted before the look, so that an interrupt between the two is not missed.
+            let warned = self.warned.notified();
+            if let Some(delivered) = self.interrupted() {
+                return delivered;
+            }
+            warned.await;
+        }
     }
 
     /// No guest instruction runs, and none will. The first time counts.

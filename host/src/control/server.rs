@@ -23,11 +23,11 @@ use tokio::sync::watch;
 use super::connections::{Asked, Connections};
 use super::place::Offer;
 use super::protocol::{
-    Answer, CallInfo, CallPhase, HaltRequest, HostInfo, LiftRequest, ProgressInfo, ReachedCall, Refusal, Role, Status,
-    StopRequest, StoppedBy,
+    Answer, CallInfo, CallPhase, HaltRequest, HostInfo, LiftRequest, ProgramInfo, ProgressInfo, ReachedCall, Refusal,
+    Role, Status, StopRequest, StoppedBy,
 };
 use super::{Control, HostKind};
-use crate::call::{CallState, Commits, End};
+use crate::call::{CallState, Commits, End, NO_DEADLINE_NS};
 use crate::host::Core;
 use crate::ids::CallId;
 use crate::interrupt::halts::{Halt, HaltError};
@@ -322,7 +322,32 @@ fn reached_call(call: &Arc<CallState>, reached: crate::Reached) -> ReachedCall {
         halted_us: halted.map(micros),
         released_us: stopped.map(|(_, released)| micros(released)),
         effects: call.live.effects(),
+        program: program(call),
     }
+}
+
+#[cfg(feature = "cli")]
+fn program(call: &CallState) -> Option<ProgramInfo> {
+    let program = call.live.program.as_ref()?;
+    let left = program.left().borrow().clone();
+    let process = |left: &estop_supervise::Left| super::protocol::LeftProcess {
+        pid: left.pid,
+        name: left.name.clone(),
+        state: left.state,
+    };
+    Some(ProgramInfo {
+        pid: program.pid(),
+        command: program.shown.clone(),
+        in_grace: program.is_asked(),
+        left: left.processes.iter().map(process).collect(),
+        trouble: left.trouble,
+    })
+}
+
+/// Programs are only run by the command.
+#[cfg(not(feature = "cli"))]
+fn program(_: &CallState) -> Option<ProgramInfo> {
+    None
 }
 
 fn micros(time: Duration) -> u64 {
@@ -361,6 +386,7 @@ impl Desk {
             ago_us: ago(delivered.at_ns),
         });
         let progress = call.live.progress_ns().zip(call.progress().borrow().clone());
+        let program = program(call);
         let deadline_ns = call.deadline_ns.load(Ordering::Acquire);
         CallInfo {
             call: call.id,
@@ -370,9 +396,10 @@ impl Desk {
             tool: call.tool.to_string(),
             component: call.component,
             parent: call.parent.as_ref().map(|parent| parent.id),
-            state: phase(call, stopped.as_ref()),
+            state: phase(call, stopped.as_ref(), program.as_ref()),
             age_us: ago(call.live.registered_ns),
-            time_left_us: call.has_started().then(|| deadline_ns.saturating_sub(now_ns) / 1000),
+            time_left_us: (call.has_started() && deadline_ns != NO_DEADLINE_NS)
+                .then(|| deadline_ns.saturating_sub(now_ns) / 1000),
             fuel_granted: call.live.fuel_granted,
             memory_bytes: call.live.memory_bytes.load(Ordering::Relaxed),
             host_call: call.live.host_call().map(str::to_owned),
@@ -393,11 +420,15 @@ impl Desk {
             children,
             grants: Vec::new(),
             stopped,
+            program,
         }
     }
 }
 
-fn phase(call: &CallState, stopped: Option<&StoppedBy>) -> CallPhase {
+fn phase(call: &CallState, stopped: Option<&StoppedBy>, program: Option<&ProgramInfo>) -> CallPhase {
+    if program.is_some_and(|program| program.in_grace) && call.gate.is_flagged() {
+        return CallPhase::Warned;
+    }
     if call.gate.is_interrupted() {
         let long_ago = stopped.is_some_and(|stopped| stopped.ago_us > micros(UNCONFIRMED_AFTER));
         return if long_ago { CallPhase::Unconfirmed } else { CallPhase::Stopping };

@@ -3,6 +3,7 @@
 #[path = "../log/command.rs"]
 mod command;
 mod crisis;
+mod exec;
 mod hosts;
 mod screens;
 mod sockets;
