@@ -9,6 +9,8 @@ mod limits;
 pub(crate) mod live;
 pub(crate) mod load;
 pub(crate) mod outcome;
+#[cfg(feature = "cli")]
+pub(crate) mod program;
 pub(crate) mod room;
 mod state;
 
@@ -22,9 +24,9 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tracing::{Instrument, Span};
 
-pub(crate) use self::builder::Request;
 #[cfg(feature = "control")]
 pub(crate) use self::builder::PRIORITY_MIN;
+pub(crate) use self::builder::Request;
 pub use self::builder::{Call, CallBuilder, PRIORITY_DEFAULT};
 use self::gated::{Ended, Gated};
 pub use self::limits::CallLimits;
@@ -73,6 +75,8 @@ enum Answer {
     Call(Result<wit::Output, wit::Failure>),
     Specs,
     Loaded(load::Loaded),
+    #[cfg(feature = "cli")]
+    Program(End),
 }
 
 /// Why there is no answer.
@@ -124,7 +128,13 @@ pub(crate) async fn drive(core: Arc<Core>, call: Arc<CallState>, request: Reques
 }
 
 async fn end(core: &Arc<Core>, call: &Arc<CallState>, ended: Ended<Result<Answer, Fault>>, run: Run<'_>, span: &Span) {
-    let outcome = Arc::new(settle(core, call, ended, run).await);
+    let outcome = settle(core, call, ended, run).await;
+    finish(core, call, outcome, span);
+}
+
+/// Enters how it ended, and tells.
+fn finish(core: &Core, call: &CallState, outcome: Outcome, span: &Span) {
+    let outcome = Arc::new(outcome);
     core.log.record(Record::Ended(EntryKind::ended(call, &outcome)));
     core.inventory.release(call);
     #[cfg(feature = "control")]
@@ -182,7 +192,7 @@ async fn settle(
     ended: Ended<Result<Answer, Fault>>,
     mut run: Run<'_>,
 ) -> Outcome {
-    // The store is at rest: no guest instruction runs any more.
+    // The store is at rest: no guest instruction runs any more, nor anything of a program.
     if call.gate.is_flagged() {
         call.halted(core.now_ns());
     }
@@ -211,7 +221,7 @@ async fn settle(
         tracing::error!(call = %call.id, "a resource of the call panicked while it was dropped");
         None
     });
-    let Remains { fuel, effects, stderr } = remains.unwrap_or_default();
+    let Remains { fuel, stderr } = remains.unwrap_or_default();
     drop(run.room.take());
     run.held.end().await;
     let released_ns = core.now_ns();
@@ -226,7 +236,7 @@ async fn settle(
         end: end.unwrap_or_else(|| stopped(call, released_ns)),
         commits: Commits { points: call.commits.points(), writes: committed.writes, bytes: committed.bytes, unknown },
         discarded,
-        effects,
+        effects: call.live.effects(),
         fuel,
         elapsed: Duration::from_nanos(elapsed_ns),
         stderr,
@@ -309,6 +319,8 @@ async fn conclude(
 ) -> Option<End> {
     let answer = match answer {
         Answer::Loaded(loaded) => return loaded.conclude(core, call),
+        #[cfg(feature = "cli")]
+        Answer::Program(end) => return Some(end),
         Answer::Specs => Ok(Output { json: Value::Null, attachments: Vec::new() }),
         Answer::Call(Ok(output)) => outcome::output(output, core.call_limits.output_bytes_max),
         Answer::Call(Err(failure)) => Err(outcome::failure(failure, core.call_limits.output_bytes_max)),

@@ -6,6 +6,7 @@
 pub mod build;
 mod call;
 mod drill;
+mod exec;
 mod exit_code;
 mod halt;
 mod home;
@@ -65,10 +66,13 @@ enum Command {
     Call(call::Args),
     Serve(serve::Args),
     Setup(setup::Args),
+    Exec(exec::Args),
     State(state::Args),
     Inspect(inspect::Args),
     New(new::Args),
     Build(build::Args),
+    #[command(hide = true)]
+    ExecShim(exec::ShimArgs),
 }
 
 /// Runs the command with the arguments of this process.
@@ -99,6 +103,8 @@ pub fn main() -> ProcessExitCode {
         Command::Log(args) => log::main(args),
         Command::Run(args) => run::main(args),
         Command::Setup(args) => setup::main(&args),
+        Command::Exec(args) => exec::main(&args),
+        Command::ExecShim(args) => exec::shim(&args),
         Command::State(args) => state::main(args),
         Command::Inspect(args) => inspect::main(args),
         Command::Call(args) => call::main(args),

@@ -40,6 +40,8 @@ use crate::heartbeat::Heartbeat;
 pub enum HostKind {
     /// `estop run`: one call.
     Run,
+    /// `estop exec`: an agent's own program.
+    Exec,
     /// `estop serve`.
     Serve,
     /// A program with the host in it.
@@ -50,6 +52,7 @@ impl std::fmt::Display for HostKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             HostKind::Run => "run",
+            HostKind::Exec => "exec",
             HostKind::Serve => "serve",
             HostKind::Embedded => "embedded",
         })

@@ -16,9 +16,9 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 use crate::agent::Agent;
-use crate::call::{CallLimits, PRIORITY_DEFAULT};
 use crate::call::load::Load;
 use crate::call::room::Room;
+use crate::call::{CallLimits, PRIORITY_DEFAULT};
 use crate::clock::{Clock, SystemClock, nanos};
 #[cfg(feature = "control")]
 use crate::control::{Control, HostKind, PlaceError, Served};

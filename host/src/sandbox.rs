@@ -22,7 +22,7 @@ use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 use self::limiter::Limiter;
 pub(crate) use self::limiter::MemoryLimitReached;
 use self::stderr::Stderr;
-use crate::call::{CallLimits, CallState, Effect};
+use crate::call::{CallLimits, CallState};
 use crate::engine::FUEL_INTERVAL;
 use crate::host::Core;
 use crate::hostcalls::bindings::Guest;
@@ -118,15 +118,7 @@ impl CallCtx {
     /// function is dropped where it waits.
     pub fn interrupted(&self) -> impl Future<Output = Cause> + Send + use<> {
         let call = Arc::clone(&self.call);
-        async move {
-            loop {
-                let warned = call.warned.notified();
-                if let Some(delivered) = call.interrupted() {
-                    return delivered.interrupt.cause;
-                }
-                warned.await;
-            }
-        }
+        async move { call.asked().await.interrupt.cause }
     }
 
     /// To be called before something leaves the sandbox that a rollback cannot take back.
@@ -151,7 +143,6 @@ impl WasiView for CallCtx {
 #[derive(Default)]
 pub(crate) struct Remains {
     pub(crate) fuel: u64,
-    pub(crate) effects: Vec<Effect>,
     pub(crate) stderr: String,
 }
 
@@ -226,7 +217,7 @@ impl Sandbox {
         let used = self.armed_fuel.saturating_sub(self.store.get_fuel().unwrap_or(0));
         let fuel = used.min(self.granted_fuel);
         let ctx = self.store.into_data();
-        Remains { fuel, effects: ctx.call.live.effects(), stderr: ctx.stderr.text() }
+        Remains { fuel, stderr: ctx.stderr.text() }
     }
 }
 

@@ -26,9 +26,9 @@ pub(crate) fn join(procs: &Path, pid: u32) -> io::Result<()> {
     put(procs, &pid.to_string())
 }
 
-/// The directory of the group this process is in.
-fn own_directory() -> Option<PathBuf> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+/// The directory of the group that a process is in; `self` is this one.
+fn directory_of(process: &str) -> Option<PathBuf> {
+    let groups = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
     let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     mounts.lines().find_map(|line| {
@@ -44,7 +44,15 @@ fn own_directory() -> Option<PathBuf> {
     })
 }
 
-/// One group, made by us and removed by us.
+/// The group that was made for a tree, found by one of its members.
+pub(crate) fn of_tree(member: u32, id: &str) -> Option<Cgroup> {
+    let directory = directory_of(&member.to_string())?;
+    let name = format!("{PREFIX}{id}");
+    let found = directory.ancestors().find(|above| above.file_name().is_some_and(|found| *found == *name))?;
+    Some(Cgroup { directory: found.to_owned() })
+}
+
+/// One group, made for a tree and removed by who ends it.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     directory: PathBuf,
@@ -53,7 +61,7 @@ pub(crate) struct Cgroup {
 impl Cgroup {
     /// Makes a group below our own; `None` where that, or killing through it, is not possible.
     pub(crate) fn create(id: &str) -> Option<Cgroup> {
-        let directory = own_directory()?.join(format!("{PREFIX}{id}"));
+        let directory = directory_of("self")?.join(format!("{PREFIX}{id}"));
         fs::create_dir(&directory).ok()?;
         let group = Cgroup { directory };
         // Linux before 5.14 has no cgroup.kill.

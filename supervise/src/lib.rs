@@ -42,7 +42,11 @@
 //!   new corpses it leaves are noticed and [`Stopped::trouble`] says that nothing is verified.
 //! * Want of file descriptors in the host: looking and signalling need a handful. It shows in
 //!   [`Stopped::trouble`].
-//! * `kill -9` of the supervisor: see [`shim`](shim()).
+//! * `kill -9` of the supervisor: see [`shim`](shim()). Whoever kills it on purpose ends its trees
+//!   first, with [`Foreign`].
+//! * Children that the process had before it used this module are spared, being older than every
+//!   tree. Orphans that those leave later are not: without a mark they fall under rule 5. A
+//!   supervisor is best a process that was started for that.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -52,6 +56,7 @@ compile_error!("supervise reads /proc and uses pidfds: Linux only");
 
 mod attribution;
 mod cgroup;
+mod foreign;
 mod process;
 mod registry;
 mod shim;
@@ -59,6 +64,7 @@ mod spawner;
 mod stop;
 mod tree;
 
+pub use foreign::Foreign;
 pub use registry::{MARK, own_all_children};
 pub use shim::{JOIN, shim};
 pub use spawner::spawn_apart;

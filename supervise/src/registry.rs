@@ -13,6 +13,10 @@ use crate::process::Key;
 /// the trees its supervisor is itself in, outermost first, separated by colons.
 pub const MARK: &str = "ESTOP_TREE";
 
+/// What the id begins with that marks children that the host starts for itself: who reads a mark
+/// without knowing the registry has to tell them from those of a tree.
+const APART: &str = "apart-";
+
 /// What is known of one tree.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
@@ -66,9 +70,20 @@ pub(crate) fn mark_for(id: &str) -> OsString {
     mark
 }
 
+/// The trees that a mark names which the process with the mark `outer` has made, and not somebody
+/// outside of it.
+pub(crate) fn inner_ids<'m>(mark: &'m str, outer: &str) -> impl Iterator<Item = &'m str> {
+    let inner = match outer {
+        "" => Some(mark),
+        outer => mark.strip_prefix(outer).and_then(|inner| inner.strip_prefix(':')),
+    };
+    let ids = inner.into_iter().flat_map(|inner| inner.split(':'));
+    ids.take_while(|id| !id.starts_with(APART)).filter(|id| !id.is_empty())
+}
+
 /// The mark for children the host starts for itself.
 pub(crate) fn apart_mark() -> io::Result<OsString> {
-    let fresh = new_id()?;
+    let fresh = format!("{APART}{}", new_id()?);
     Ok(mark_for(registry().apart_id.get_or_insert(fresh)))
 }
 
@@ -113,4 +128,22 @@ pub(crate) fn forget(id: &str) {
 /// does nothing but supervise should always call this.
 pub fn own_all_children() {
     registry().owns_all = true;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::inner_ids;
+
+    #[test]
+    fn a_mark_names_the_trees_that_were_made_inside() {
+        let ids = |mark, outer| inner_ids(mark, outer).collect::<Vec<_>>();
+        assert_eq!(ids("a:b", ""), ["a", "b"]);
+        assert_eq!(ids("a:b", "a"), ["b"]);
+        assert_eq!(ids("a", "a"), [""; 0]);
+        assert_eq!(ids("ab:c", "a"), [""; 0]);
+        assert_eq!(ids("", ""), [""; 0]);
+        // The host's own children, and trees that those have made.
+        assert_eq!(ids("apart-x:c", ""), [""; 0]);
+        assert_eq!(ids("apart-x:c", "apart-x"), ["c"]);
+    }
 }

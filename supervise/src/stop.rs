@@ -16,7 +16,7 @@ const KILL_RESERVE: Duration = Duration::from_millis(500);
 /// Pause between two looks while the members may still end by themselves.
 const GRACE_PAUSE: Duration = Duration::from_millis(10);
 /// Pause between two rounds of killing, for the kernel to carry out what was sent.
-const ROUND_PAUSE: Duration = Duration::from_millis(1);
+pub(crate) const ROUND_PAUSE: Duration = Duration::from_millis(1);
 /// Pause between two looks at members that were sent SIGSTOP and still run.
 const FREEZE_PAUSE: Duration = Duration::from_micros(500);
 /// How many walks freezing takes at most before what was found is killed.
@@ -29,7 +29,7 @@ const CHASE_MISSES: usize = 30;
 const CHASE_NEWEST: usize = 4;
 /// How many looks in a row must find nobody, alive or newly dead. Two would do: who evades a look
 /// dies during it, and the topmost of those is then a dead child of ours in that look or the next.
-const CONFIRMATIONS: usize = 3;
+pub(crate) const CONFIRMATIONS: usize = 3;
 /// The niceness taken while killing, to come before a crowd of forking members.
 const STOP_NICENESS: i32 = -20;
 
@@ -42,6 +42,12 @@ pub struct Left {
     pub name: String,
     /// Its state, as in proc(5); `D` is uninterruptible sleep.
     pub state: char,
+}
+
+impl From<Process> for Left {
+    fn from(process: Process) -> Left {
+        Left { pid: process.key.pid, name: process.name, state: process.state }
+    }
 }
 
 /// What came of stopping a tree.
@@ -87,7 +93,7 @@ struct Attempt<'t> {
     trouble: Option<io::Error>,
 }
 
-pub(crate) fn stop(tree: &mut Tree, grace: Duration, bound: Duration) -> Stopped {
+pub(crate) fn stop(tree: &mut Tree, grace: Duration, bound: Duration, is_hurried: &dyn Fn() -> bool) -> Stopped {
     let _first = First::become_it();
     let mut attempt = Attempt {
         tree,
@@ -104,17 +110,14 @@ pub(crate) fn stop(tree: &mut Tree, grace: Duration, bound: Duration) -> Stopped
     let mut terminated = 0;
     if !grace.is_zero() {
         attempt.ask();
-        terminated = attempt.await_gone(grace);
+        terminated = attempt.await_gone(grace, is_hurried);
     }
     let left = attempt.kill();
     let left_keys: BTreeSet<Key> = left.iter().map(|process| process.key).collect();
     Stopped {
         terminated,
         killed: attempt.hit.difference(&left_keys).count(),
-        left: left
-            .into_iter()
-            .map(|process| Left { pid: process.key.pid, name: process.name, state: process.state })
-            .collect(),
+        left: left.into_iter().map(Left::from).collect(),
         took: attempt.begun.elapsed(),
         trouble: attempt.trouble,
     }
@@ -157,26 +160,32 @@ impl Attempt<'_> {
     /// SIGTERM to everybody, once.
     fn ask(&mut self) {
         let members = self.look().map(|look| look.members).unwrap_or_default();
-        for member in members {
-            if self.send(member.key, Signal::TERM) {
-                self.asked.insert(member.key);
-            }
-            if member.state == 'T' {
-                self.send(member.key, Signal::CONT);
-            }
+        members.iter().for_each(|member| self.ask_one(member));
+    }
+
+    fn ask_one(&mut self, member: &Process) {
+        if self.send(member.key, Signal::TERM) {
+            self.asked.insert(member.key);
+        }
+        if member.state == 'T' {
+            self.send(member.key, Signal::CONT);
         }
     }
 
-    /// Waits for everybody to be gone, for so long from the beginning; says how many of the asked
-    /// are.
-    fn await_gone(&mut self, grace: Duration) -> usize {
+    /// Waits for everybody to be gone, for so long from the beginning or until hurried; says how
+    /// many of the asked are.
+    fn await_gone(&mut self, grace: Duration, is_hurried: &dyn Fn() -> bool) -> usize {
         loop {
-            let is_late = self.begun.elapsed() >= grace;
-            if let Some(look) = self.look()
-                && (is_late || look.members.is_empty())
-            {
+            let is_late = self.begun.elapsed() >= grace || is_hurried();
+            if let Some(look) = self.look() {
                 let alive: BTreeSet<Key> = look.members.iter().map(|member| member.key).collect();
-                return self.asked.difference(&alive).count();
+                if is_late || alive.is_empty() {
+                    return self.asked.difference(&alive).count();
+                }
+                // Who came later may be helping those that tidy up, and is asked when they are gone.
+                if self.asked.is_disjoint(&alive) {
+                    look.members.iter().for_each(|member| self.ask_one(member));
+                }
             }
             if is_late {
                 return 0;

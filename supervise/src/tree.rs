@@ -7,7 +7,7 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitSta
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fd::OwnedFd;
+use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
@@ -185,19 +185,37 @@ impl Tree {
             if remaining.is_zero() {
                 return Ok(None);
             }
-            let limit = Timespec::try_from(remaining.min(TEND_EVERY))
-                .map_err(|error| failed("waiting", io::Error::other(error)))?;
-            let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-            match rustix::event::poll(&mut fds, Some(&limit)) {
-                // A look that fails now is repeated in a second, and stop() reports its own.
-                Ok(0) => drop(self.look(&BTreeSet::new())),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => {
-                    let what = format!("waiting for process {}", self.leader.pid);
-                    return Err(failed(what, error));
-                }
+            self.tend(remaining, None)?;
+        }
+    }
+
+    /// Waits for the leader to exit or for `bell` to be readable, as long as that takes; `None`
+    /// says that it was the bell. Looks and reaps meanwhile as [`Tree::wait_for`] does.
+    pub fn wait_or(&mut self, bell: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
+        loop {
+            if let Some(status) = self.try_wait()? {
+                return Ok(Some(status));
+            }
+            if self.tend(TEND_EVERY, Some(bell))? {
+                return Ok(None);
             }
         }
+    }
+
+    /// Waits once, for the leader's end or the bell, and looks if neither came. Whether it was the
+    /// bell.
+    fn tend(&self, most: Duration, bell: Option<BorrowedFd<'_>>) -> io::Result<bool> {
+        let failed = |error: io::Error| failed(format!("waiting for process {}", self.leader.pid), error);
+        let limit = Timespec::try_from(most.min(TEND_EVERY)).map_err(|error| failed(io::Error::other(error)))?;
+        let mut fds = vec![PollFd::new(&self.pidfd, PollFlags::IN)];
+        fds.extend(bell.map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::IN)));
+        match rustix::event::poll(&mut fds, Some(&limit)) {
+            // A look that fails now is repeated in a second, and stop() reports its own.
+            Ok(0) => drop(self.look(&BTreeSet::new())),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(failed(error.into())),
+        }
+        Ok(fds.get(1).is_some_and(|bell| !bell.revents().is_empty()))
     }
 
     /// Who is in the tree now, ancestors before descendants. Zombies are not counted.
@@ -209,14 +227,20 @@ impl Tree {
     /// Ends the whole tree, verifies that it is gone, and says what came of it.
     ///
     /// Sends SIGTERM to every member (and SIGCONT to those that are stopped, so that they can act
-    /// on it) and waits up to `grace` for all to be gone. Who starts during the grace is not
-    /// asked. With no grace nobody is asked at all. Then kills until nobody is left or `bound` is
+    /// on it) and waits up to `grace` for all to be gone. Who starts during the grace is asked
+    /// when all who were asked before are gone. With no grace nobody is asked at all. Then kills until nobody is left or `bound` is
     /// over. The bound counts from the call; a grace that would leave no time to kill is cut, and
     /// at least one round of killing always takes place. The work under way when the bound ends is
     /// still finished: some looks at `/proc`, a few milliseconds each on a machine with some
     /// hundred processes.
     pub fn stop(&mut self, grace: Duration, bound: Duration) -> Stopped {
-        stop::stop(self, grace, bound)
+        self.stop_unless(grace, bound, || false)
+    }
+
+    /// Like [`Tree::stop`]. The grace is over as soon as `is_hurried`, which is asked some hundred
+    /// times a second, says so.
+    pub fn stop_unless(&mut self, grace: Duration, bound: Duration, is_hurried: impl Fn() -> bool) -> Stopped {
+        stop::stop(self, grace, bound, &is_hurried)
     }
 
     /// Looks, and reaps those dead members that came to us, as well as strays in `hit` or all.

@@ -5,10 +5,10 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use common::{BOTH, Scripted, alive, poll};
-use estop_supervise::{Tree, become_subreaper, spawn_apart};
+use common::{BOTH, BOUND, Scripted, TOKEN, alive, carriers, poll, state};
+use estop_supervise::{Foreign, Tree, become_subreaper, spawn_apart};
 
 const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor");
 
@@ -105,5 +105,53 @@ fn a_supervised_supervisor_goes_with_its_tree() {
         assert!(alive(orphan));
         it.end();
         assert!(!alive(orphan));
+    }
+}
+
+/// A supervisor that does not act any more, with a tree that does all to get away.
+fn frozen(kind: &str, token: &str) -> Child {
+    let script = "
+        (setsid sh -c '(sleep 1000 &); trap : TERM; while :; do sleep 1000; done' &)
+        (env -i setsid sh -c 'echo $$; exec sleep 1000' &)
+        (i=0; while [ $i -lt 1000 ]; do (setsid sleep 100 &); i=$((i+1)); [ $i = 30 ] && echo forking; done; wait) &
+        while :; do sleep 1000; done";
+    let mut command = Command::new(SUPERVISOR);
+    command.args([kind, "sh", "-c", script]).env(TOKEN, token).stdout(Stdio::piped());
+    let mut supervisor = spawn_apart(&mut command).unwrap();
+    let mut lines = BufReader::new(supervisor.stdout.take().unwrap());
+    for _ in 0..3 {
+        assert!(lines.read_line(&mut String::new()).unwrap() > 0);
+    }
+    supervisor
+}
+
+fn send(child: &Child, signal: &str) {
+    let sent = spawn_apart(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()[..]]));
+    assert!(sent.unwrap().wait().unwrap().success());
+}
+
+#[test]
+fn the_trees_of_another_supervisor_are_ended_and_nobody_elses() {
+    for kind in ["walk", "cgroup"] {
+        let tokens = ["frozen", "bystander"].map(|name| format!("{name}-{kind}-{}", std::process::id()));
+        let [mut it, mut bystander] = [&tokens[0], &tokens[1]].map(|token| frozen(kind, token));
+        send(&it, "STOP");
+        poll("the stop", || state(it.id()) == Some('T'));
+        let mut trees = Foreign::of(it.id()).unwrap();
+        assert!(!trees.is_empty());
+        let stopped = trees.end(BOUND);
+        assert!(stopped.complete() && stopped.killed >= 5, "{stopped:?}");
+        assert_eq!(carriers(&tokens[0]), [it.id()], "{stopped:?}");
+        it.kill().unwrap();
+        it.wait().unwrap();
+        assert!(trees.end(BOUND).complete());
+        // Of a supervisor that nothing is known of but what was seen before.
+        let mut trees = Foreign::of(bystander.id()).unwrap();
+        assert!(carriers(&tokens[1]).len() >= 5);
+        bystander.kill().unwrap();
+        bystander.wait().unwrap();
+        let stopped = trees.end(BOUND);
+        assert!(stopped.complete(), "{stopped:?}");
+        assert_eq!(carriers(&tokens[1]), [0; 0], "{stopped:?}");
     }
 }

@@ -61,8 +61,8 @@ impl CallBuilder {
             priority: PRIORITY_DEFAULT,
             refused: None,
         };
-        let reserved = (*agent == *HOST_ACTOR).then(|| format!("the agent's name `{HOST_ACTOR}` is the host's own"));
-        Self { core, agent, tool: tool.into(), parent: None, request: Request { refused: reserved, ..request } }
+        let refused = reserved(&agent);
+        Self { core, agent, tool: tool.into(), parent: None, request: Request { refused, ..request } }
     }
 
     /// A call of the host's own.
@@ -163,8 +163,13 @@ impl Call {
     }
 }
 
-/// From here on interrupts meet the call; then it is started.
-fn register(core: Arc<Core>, identity: Identity, start: impl FnOnce(&Arc<Core>, &Arc<CallState>)) -> Call {
+/// Why calls on behalf of this agent are the host's own affair, if they are.
+pub(super) fn reserved(agent: &str) -> Option<String> {
+    (agent == HOST_ACTOR).then(|| format!("the agent's name `{HOST_ACTOR}` is the host's own"))
+}
+
+/// From here on interrupts meet the call; then it is started. Without a slot it is refused.
+pub(super) fn register(core: Arc<Core>, identity: Identity, start: impl FnOnce(&Arc<Core>, &Arc<CallState>)) -> Call {
     let Some(slot) = core.inventory.reserve() else {
         return refuse(core, identity);
     };
@@ -224,6 +229,12 @@ impl Call {
     /// Stops the call, with a reason or a grace period.
     pub fn interrupt_with(&self, interrupt: Interrupt) -> Interruption {
         self.core.interrupt_call(&self.call, interrupt)
+    }
+
+    /// Resolves once somebody has asked it to stop, with the grace that they grant.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn asked(&self) -> Duration {
+        self.call.asked().await.interrupt.grace
     }
 
     #[cfg(feature = "control")]

@@ -38,6 +38,9 @@ pub(crate) struct Live {
     /// What the call was asked, while it runs: the text that the guest gets. Bounded by the call's limits.
     #[cfg(feature = "control")]
     input: Mutex<Option<Arc<String>>>,
+    /// The program that it is, if it is no guest.
+    #[cfg(feature = "cli")]
+    pub(crate) program: Option<Arc<super::program::ProgramState>>,
 }
 
 impl Live {
@@ -53,6 +56,8 @@ impl Live {
             effects: Mutex::default(),
             #[cfg(feature = "control")]
             input: Mutex::default(),
+            #[cfg(feature = "cli")]
+            program: None,
         }
     }
 

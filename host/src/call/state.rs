@@ -174,6 +174,18 @@ impl CallState {
         self.interrupt.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Resolves once somebody has asked the call to stop.
+    pub(crate) async fn asked(&self) -> Arc<Delivered> {
+        loop {
+            // Enlisted before the look, so that an interrupt between the two is not missed.
+            let warned = self.warned.notified();
+            if let Some(delivered) = self.interrupted() {
+                return delivered;
+            }
+            warned.await;
+        }
+    }
+
     /// No guest instruction runs, and none will. The first time counts.
     pub(crate) fn halted(&self, now_ns: u64) {
         let _ = self.halted_ns.compare_exchange(UNSET_NS, now_ns, Ordering::AcqRel, Ordering::Acquire);

@@ -13,7 +13,7 @@ use super::{ExitCode, home, json_text, kill, print, printable, ps, say};
 use crate::control::Mode;
 use crate::control::client::{ANSWERS_WITHIN, AskError, STOPS_WITHIN};
 use crate::control::place::{self, Found};
-use crate::control::protocol::{Answer, HaltRequest, LiftRequest, Role, Status};
+use crate::control::protocol::{Answer, HaltRequest, LiftRequest, ProgramInfo, Role, Status};
 use crate::interrupt::halts::{Halt, HaltScope, Halts};
 use crate::log::{Entry, EntryKind};
 use crate::store::Store;
@@ -86,10 +86,10 @@ pub(super) fn put_in_force(halt: &Halt, force: bool, json: bool, home: &home::Op
     let mut unconfirmed: Vec<Found> = silent.iter().map(|(host, _)| host.clone()).collect();
     let mut left = unseen(silent);
     left.extend(looked.unseen.into_iter().map(Unseen::from));
-    let mut killed = Vec::new();
+    let (mut killed, mut supervised) = (Vec::new(), 0);
     if force {
         unconfirmed.extend(answers.iter().filter(|(_, answer)| !is_confirmed(answer)).map(|(host, _)| host.clone()));
-        (killed, left) = kill::all(&unconfirmed, left);
+        kill::Killed { hosts: killed, supervised, left } = kill::all(&unconfirmed, left);
     }
     let answers: Vec<Answer> = answers.into_iter().map(|(_, answer)| answer).collect();
     let entered = enter(&kept, home, halt, latched.is_ok(), &killed);
@@ -97,7 +97,8 @@ pub(super) fn put_in_force(halt: &Halt, force: bool, json: bool, home: &home::Op
     if json {
         print(&json_text(&json!({
             "halt": halt, "on_disk": latched.is_ok(), "kept": kept.to_string(), "hosts": answers, "unseen": left,
-            "killed": killed, "took_us": u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            "killed": killed, "killed_supervised": supervised,
+            "took_us": u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
         })))?;
     } else {
         let what = if halt.permanent { "retired for good" } else { "halted" };
@@ -107,6 +108,9 @@ pub(super) fn put_in_force(halt: &Halt, force: bool, json: bool, home: &home::Op
     tell_unseen(&left);
     for pid in &killed {
         say(&format!("estop: process {pid} did not confirm and was killed"));
+    }
+    if supervised > 0 {
+        say(&format!("estop: {supervised} processes that were supervised there were killed with it"));
     }
     if let Err(error) = &latched {
         say(&format!("estop: NOT ON THE DISK: {error}; hosts that start from now on do not know of it"));
@@ -248,9 +252,31 @@ pub(super) fn tell_calls(answer: &Answer) -> anyhow::Result<()> {
         let (agent, tool) = (printable(&call.agent), printable(&call.tool));
         let (halted, released) = (us(call.halted_us), us(call.released_us));
         print(&format!("  {} {agent}/{tool} halted {halted}, released {released}", call.call))?;
+        if let Some(program) = &call.program {
+            tell_program(program, call.released_us.is_some())?;
+        }
         for effect in &call.effects {
             print(&format!("    outside the sandbox: {} {:?}", printable(&effect.name), effect.state))?;
         }
+    }
+    Ok(())
+}
+
+/// An agent's own program, and what of it is not gone.
+fn tell_program(program: &ProgramInfo, is_released: bool) -> anyhow::Result<()> {
+    let pid = program.pid.map_or("not started".into(), |pid| format!("process {pid}"));
+    print(&format!("    {pid}: {}", printable(&program.command).replace('\n', " ")))?;
+    if is_released {
+        return Ok(());
+    }
+    if program.in_grace {
+        print("    it was sent SIGTERM, and is killed with everything that it has started when its grace is over")?;
+    }
+    for left in &program.left {
+        print(&format!("    NOT GONE: process {} {} (state {})", left.pid, printable(&left.name), left.state))?;
+    }
+    if let Some(trouble) = &program.trouble {
+        print(&format!("    NOT VERIFIED: {}", printable(trouble)))?;
     }
     Ok(())
 }

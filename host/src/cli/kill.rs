@@ -1,9 +1,13 @@
-//! Ending a host process that does not confirm a halt.
+//! Ending a host process that does not confirm a halt, and the trees of processes that it supervises.
 //!
 //! Invariant: a signal goes to the process whose folder it is, or to nobody: by a handle on the process that is taken while
 //! the process still holds the lock in its folder. And only if the process is that of the user whose folder it is: anybody
-//! can make a folder that is named after somebody else's process.
+//! can make a folder that is named after somebody else's process. What it supervises is told by marks that it
+//! has made; see `estop_supervise::Foreign`.
 
+use std::time::Duration;
+
+use estop_supervise::{Foreign, Stopped};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -11,25 +15,82 @@ use super::halt::GONE_WITHIN;
 use super::hosts::Unseen;
 use crate::control::place::Found;
 
-/// Kills these. Who is gone; and of what was left, what still is.
-pub(super) fn all(hosts: &[Found], left: Vec<Unseen>) -> (Vec<u32>, Vec<Unseen>) {
-    let mut killed: Vec<u32> = hosts.iter().filter(|host| kill(host)).map(|host| host.pid).collect();
-    killed.dedup();
-    let left = left.into_iter().filter(|unseen| unseen.pid.is_none_or(|pid| !killed.contains(&pid))).collect();
-    (killed, left)
+/// How long the trees of a process are killed before the process is, and once more after that.
+const TREES_WITHIN: Duration = Duration::from_secs(3);
+
+/// What came of killing.
+#[derive(Default)]
+pub(super) struct Killed {
+    /// Host processes that are gone.
+    pub(super) hosts: Vec<u32>,
+    /// How many processes that they supervised were killed with them.
+    pub(super) supervised: usize,
+    /// What nobody can tell about, and what is not gone.
+    pub(super) left: Vec<Unseen>,
+}
+
+/// Kills these. Of what was left, what still is.
+pub(super) fn all(hosts: &[Found], left: Vec<Unseen>) -> Killed {
+    let mut killed = Killed { left, ..Killed::default() };
+    for host in hosts {
+        if kill(host, &mut killed) {
+            killed.hosts.push(host.pid);
+        }
+    }
+    killed.hosts.dedup();
+    let Killed { hosts, left, .. } = &mut killed;
+    left.retain(|unseen| unseen.pid.is_none_or(|pid| !hosts.contains(&pid)));
+    killed
 }
 
 /// Whether it is gone.
-fn kill(host: &Found) -> bool {
+fn kill(host: &Found, killed: &mut Killed) -> bool {
     let pid = i32::try_from(host.pid).ok().and_then(Pid::from_raw);
     let Some(handle) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return host.is_gone() };
     // The lock is the process's own: as long as it is held, the number has not been given to another one.
-    if host.is_gone() || !is_of(host.pid, host.owner) || pidfd_send_signal(&handle, Signal::KILL).is_err() {
+    if host.is_gone() || !is_of(host.pid, host.owner) {
+        return host.is_gone();
+    }
+    // Its trees first, while it is there for orphans to come to, and does nothing.
+    let is_stopped = pidfd_send_signal(&handle, Signal::STOP).is_ok();
+    let trees = is_stopped.then(|| Foreign::of(host.pid));
+    let mut trees = match trees {
+        Some(Ok(trees)) if !trees.is_empty() => Some(trees),
+        Some(Err(error)) => {
+            killed.left.push(unseen(host, format!("it is not known what it supervises: {error}")));
+            None
+        }
+        _ => None,
+    };
+    killed.supervised += trees.as_mut().map_or(0, |trees| trees.end(TREES_WITHIN).killed);
+    if pidfd_send_signal(&handle, Signal::KILL).is_err() {
         return host.is_gone();
     }
     let timeout = Timespec { tv_sec: GONE_WITHIN.as_secs().cast_signed(), tv_nsec: 0 };
     let mut ended = [PollFd::new(&handle, PollFlags::IN)];
-    rustix::event::poll(&mut ended, Some(&timeout)).is_ok_and(|ended| ended > 0)
+    let is_gone = rustix::event::poll(&mut ended, Some(&timeout)).is_ok_and(|ended| ended > 0);
+    if let Some(mut trees) = trees {
+        let Stopped { killed: late, left, trouble, .. } = trees.end(TREES_WITHIN);
+        killed.supervised += late;
+        for process in left {
+            let why = format!(
+                "{} (state {}) was started under process {} and is not gone",
+                process.name, process.state, host.pid
+            );
+            let how = format!("`kill -9 {}` as root", process.pid);
+            killed.left.push(Unseen { place: host.folder.clone(), pid: Some(process.pid), why, how });
+        }
+        killed.left.extend(
+            trouble.map(|error| unseen(host, format!("not all that it supervises is verified to be gone: {error}"))),
+        );
+    }
+    is_gone
+}
+
+/// Something about a host that is gone itself.
+fn unseen(host: &Found, why: String) -> Unseen {
+    let how = format!("look for processes with `{}` in their environment", estop_supervise::MARK);
+    Unseen { place: host.folder.clone(), pid: None, why: format!("process {}: {why}", host.pid), how }
 }
 
 /// Whether a process runs as this user.

@@ -183,6 +183,11 @@ impl Seen {
                 let total = progress.total.map(|total| format!("/{total}")).unwrap_or_default();
                 format!("{}{total} {}", progress.done, printable(&progress.message).replace('\n', " "))
             });
+            let program = call.program.as_ref().map(|program| {
+                let pid = program.pid.map_or("not started".into(), |pid| format!("process {pid}"));
+                format!("{pid}: {}", printable(&program.command).replace('\n', " "))
+            });
+            let says = program.unwrap_or(says);
             let (agent, tool) = (printable(&call.agent), printable(&call.tool));
             let (state, age) = (call.state.as_str(), time(call.age_us));
             let _ = writeln!(

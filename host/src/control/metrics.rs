@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::protocol::CallPhase;
-use super::server::{Desk, Peer, Refused, phase};
+use super::server::{Desk, Peer, Refused, phase, program};
 use crate::host::Core;
 use crate::interrupt::Cause;
 use crate::metrics::{BOUNDS_NS, Committed, Counter, Histogram, STATUSES, Sizes};
@@ -64,7 +64,7 @@ fn calls(text: &mut Text, core: &Core) {
     core.inventory.walk(|call| {
         let interrupted = call.gate.is_interrupted().then(|| call.interrupted()).flatten();
         let ago_us = interrupted.map(|delivered| core.now_ns().saturating_sub(delivered.at_ns) / 1000);
-        live[phase(call, ago_us) as usize] += 1;
+        live[phase(call, ago_us, program(call).as_ref()) as usize] += 1;
     });
     let mut family = text.gauge("estop_calls_live", "Calls that run or wait; those that are queued wait for room.");
     for (state, calls) in CallPhase::ALL.iter().zip(live) {

@@ -186,6 +186,35 @@ pub struct CallInfo {
     pub grants: Vec<String>,
     /// Who stopped it and why, if somebody did.
     pub stopped: Option<StoppedBy>,
+    /// What it is, if it is an agent's own program and no tool.
+    #[serde(default)]
+    pub program: Option<ProgramInfo>,
+}
+
+/// An agent's own program under supervision.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProgramInfo {
+    /// Its first process, once it has been started.
+    pub pid: Option<u32>,
+    /// As it was started, cut to a bound.
+    pub command: String,
+    /// It was sent SIGTERM, and is killed when its grace is over.
+    pub in_grace: bool,
+    /// Processes that the last attempt to kill its tree has not ended, up to a bound.
+    pub left: Vec<LeftProcess>,
+    /// What kept it from being verified that the tree is gone.
+    pub trouble: Option<String>,
+}
+
+/// A process that could not be ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeftProcess {
+    /// Which.
+    pub pid: u32,
+    /// Its name, as the kernel cuts it.
+    pub name: String,
+    /// Its state, as in proc(5); `D` is uninterruptible sleep.
+    pub state: char,
 }
 
 /// Everything about one call: `GET /v1/calls/{call}`. With `?input=true` also what it was asked.
@@ -305,6 +334,9 @@ pub struct ReachedCall {
     pub released_us: Option<u64>,
     /// What had left the sandbox.
     pub effects: Vec<Effect>,
+    /// What it is, if it is an agent's own program and no tool.
+    #[serde(default)]
+    pub program: Option<ProgramInfo>,
 }
 
 /// `POST /v1/lift`, on the admin's socket.

@@ -31,8 +31,8 @@ use super::metrics;
 use super::patience::Patience;
 use super::place::{Mode, Offer};
 use super::protocol::{
-    Answer, CallInfo, CallPhase, HaltRequest, HostInfo, LiftRequest, ProgressInfo, ReachedCall, Refusal, Role, Status,
-    StopRequest, StoppedBy,
+    Answer, CallInfo, CallPhase, HaltRequest, HostInfo, LiftRequest, ProgramInfo, ProgressInfo, ReachedCall, Refusal,
+    Role, Status, StopRequest, StoppedBy,
 };
 use super::rights;
 use super::served::Served;
@@ -481,7 +481,32 @@ fn reached_call(call: &Arc<CallState>, reached: crate::Reached) -> ReachedCall {
         halted_us: halted.map(micros),
         released_us: stopped.map(|(_, released)| micros(released)),
         effects: call.live.effects(),
+        program: program(call),
     }
+}
+
+#[cfg(feature = "cli")]
+pub(super) fn program(call: &CallState) -> Option<ProgramInfo> {
+    let program = call.live.program.as_ref()?;
+    let left = program.left().borrow().clone();
+    let process = |left: &estop_supervise::Left| super::protocol::LeftProcess {
+        pid: left.pid,
+        name: left.name.clone(),
+        state: left.state,
+    };
+    Some(ProgramInfo {
+        pid: program.pid(),
+        command: program.shown.clone(),
+        in_grace: program.is_asked(),
+        left: left.processes.iter().map(process).collect(),
+        trouble: left.trouble,
+    })
+}
+
+/// Programs are only run by the command.
+#[cfg(not(feature = "cli"))]
+pub(super) fn program(_: &CallState) -> Option<ProgramInfo> {
+    None
 }
 
 fn micros(time: Duration) -> u64 {
@@ -516,6 +541,7 @@ impl Desk {
             ago_us: ago(delivered.at_ns),
         });
         let progress = call.live.progress_ns().zip(call.progress().borrow().clone());
+        let program = program(call);
         let deadline_ns = call.deadline_ns.load(Ordering::Acquire);
         CallInfo {
             call: call.id,
@@ -526,7 +552,7 @@ impl Desk {
             component: call.component(),
             parent: call.parent.as_ref().map(|parent| parent.id),
             priority: call.priority,
-            state: phase(call, stopped.as_ref().map(|stopped| stopped.ago_us)),
+            state: phase(call, stopped.as_ref().map(|stopped| stopped.ago_us), program.as_ref()),
             age_us: ago(call.live.registered_ns),
             time_left_us: (deadline_ns < NO_DEADLINE_NS).then(|| deadline_ns.saturating_sub(now_ns) / 1000),
             fuel_granted: call.live.fuel_granted,
@@ -549,12 +575,16 @@ impl Desk {
             children: children.get(&call.id).copied().unwrap_or(0),
             grants: Vec::new(),
             stopped,
+            program,
         }
     }
 }
 
 /// Where a call stands that was stopped so long ago, if it was.
-pub(super) fn phase(call: &CallState, stopped_ago_us: Option<u64>) -> CallPhase {
+pub(super) fn phase(call: &CallState, stopped_ago_us: Option<u64>, program: Option<&ProgramInfo>) -> CallPhase {
+    if program.is_some_and(|program| program.in_grace) && call.gate.is_flagged() {
+        return CallPhase::Warned;
+    }
     if call.gate.is_interrupted() {
         let long_ago = stopped_ago_us.is_some_and(|ago_us| ago_us > micros(UNCONFIRMED_AFTER));
         return if long_ago { CallPhase::Unconfirmed } else { CallPhase::Stopping };

@@ -6,6 +6,7 @@ mod compiling;
 mod crisis;
 mod drill;
 mod driven;
+mod exec;
 mod hosts;
 mod screens;
 mod show;

@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use estop_supervise::{Containment, Stopped, Tree, become_subreaper};
 
-/// How long a test waits for what must come.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a test waits for what must come: generous, for a machine that has much else to do.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 /// A bound that a stop is not meant to need.
-pub const BOUND: Duration = Duration::from_secs(5);
-pub const BOTH: [Containment; 2] = [Containment::Walk, Containment::Cgroup];
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
+pub(crate) const BOTH: [Containment; 2] = [Containment::Walk, Containment::Cgroup];
 /// Marks every process of a test, apart from the module's mark.
-pub const TOKEN: &str = "SUPERVISE_TEST_TOKEN";
+pub(crate) const TOKEN: &str = "SUPERVISE_TEST_TOKEN";
 
-pub fn poll(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn poll(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < DEADLINE, "waited in vain for: {what}");
@@ -25,17 +25,17 @@ pub fn poll(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-pub fn state(pid: u32) -> Option<char> {
+pub(crate) fn state(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.get(stat.rfind(')')? + 2..)?.chars().next()
 }
 
-pub fn alive(pid: u32) -> bool {
+pub(crate) fn alive(pid: u32) -> bool {
     state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 /// The live processes that carry a test's token.
-pub fn carriers(token: &str) -> Vec<u32> {
+pub(crate) fn carriers(token: &str) -> Vec<u32> {
     let entry = format!("{TOKEN}={token}");
     fs::read_dir("/proc")
         .unwrap()
@@ -50,14 +50,14 @@ pub fn carriers(token: &str) -> Vec<u32> {
 }
 
 /// A tree of a shell script, with what it prints.
-pub struct Scripted {
-    pub tree: Tree,
-    pub lines: BufReader<ChildStdout>,
-    pub token: String,
+pub(crate) struct Scripted {
+    pub(crate) tree: Tree,
+    pub(crate) lines: BufReader<ChildStdout>,
+    pub(crate) token: String,
 }
 
 impl Scripted {
-    pub fn new(name: &str, containment: Containment, script: &str) -> Scripted {
+    pub(crate) fn new(name: &str, containment: Containment, script: &str) -> Scripted {
         become_subreaper().unwrap();
         let token = format!("{name}-{containment:?}-{}", std::process::id());
         let mut command = Command::new("sh");
@@ -68,18 +68,18 @@ impl Scripted {
     }
 
     /// The next line; blocks until the script prints it.
-    pub fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         assert!(self.lines.read_line(&mut line).unwrap() > 0, "no more output");
         line.trim().to_owned()
     }
 
-    pub fn pid(&mut self) -> u32 {
+    pub(crate) fn pid(&mut self) -> u32 {
         self.line().parse().unwrap()
     }
 
     /// Stops the tree, and sees to it that nobody with the token is left.
-    pub fn stop(&mut self, grace_ms: u64) -> Stopped {
+    pub(crate) fn stop(&mut self, grace_ms: u64) -> Stopped {
         let stopped = self.tree.stop(Duration::from_millis(grace_ms), BOUND);
         println!("{} {:?}: {stopped:?}", self.token, self.tree.containment());
         assert_eq!(carriers(&self.token), Vec::<u32>::new(), "{stopped:?}");
@@ -89,7 +89,7 @@ impl Scripted {
     }
 
     /// Stops the tree without grace.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         drop(self.stop(0));
     }
 }

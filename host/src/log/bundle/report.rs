@@ -212,7 +212,10 @@ impl Report {
             "lost" => gap(&format!("{} entries had no room", number("entries"))),
             "cut" => {
                 let hooks = entry["hooks"].as_array().map_or(0, Vec::len);
-                gap(&format!("a shutdown left {} calls unreleased and {hooks} hooks unfinished", number("unconfirmed")));
+                gap(&format!(
+                    "a shutdown left {} calls unreleased and {hooks} hooks unfinished",
+                    number("unconfirmed")
+                ));
             }
             "died" => gap(&format!("process {} ended without closing, with {} calls", number("pid"), number("calls"))),
             "alternate" => gap("a stop that a host which died had recorded beside the log"),
