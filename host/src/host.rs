@@ -46,6 +46,10 @@ use crate::workers::Workers;
 /// Threads that host functions may block, for example with files. More wait.
 const BLOCKING_THREADS_MAX: usize = 16;
 
+/// How long a host that ends because of a halt on the disk waits to be asked about it.
+#[cfg(feature = "control")]
+const TELLS_WITHIN: Duration = Duration::from_millis(500);
+
 /// What one host may use.
 #[derive(Clone, Debug)]
 pub struct HostLimits {
@@ -565,6 +569,11 @@ impl Core {
     #[cfg(feature = "control")]
     pub(crate) async fn end_control(&self) {
         if let Some(control) = self.control.get() {
+            // Whoever puts a halt on the disk looks for hosts after that. One that has met it there and ends because of it is
+            // still to be found, and tells what the halt has reached.
+            while self.halts.has_to_tell(TELLS_WITHIN) {
+                tokio::time::sleep(TELLS_WITHIN / 100).await;
+            }
             control.end().await;
         }
     }

@@ -235,6 +235,8 @@ struct Acted {
     halt: HaltId,
     at: Instant,
     calls: Vec<(Arc<CallState>, Reached)>,
+    /// Whoever has made it was told what it has reached.
+    told: bool,
 }
 
 /// See the module's documentation.
@@ -305,7 +307,7 @@ impl Halts {
                 let list = halts.list.load_full();
                 let is_fresh = |halt: &&Arc<Halt>| !known.has(halt) && !halts.has_acted(halt.halt);
                 for halt in list.halts.iter().filter(is_fresh) {
-                    drop(core.stop_halted(halt));
+                    drop(core.stop_halted(halt, false));
                     core.show(halt);
                 }
                 known = list;
@@ -529,6 +531,12 @@ impl Halts {
     }
 
     /// Whether this process has stopped what a halt covers.
+    /// Whether a halt that was found on the disk has stopped something lately, and whoever has made it did not ask yet.
+    #[cfg(feature = "control")]
+    pub(crate) fn has_to_tell(&self, within: Duration) -> bool {
+        self.acted().iter().any(|acted| !acted.told && !acted.calls.is_empty() && acted.at.elapsed() < within)
+    }
+
     fn has_acted(&self, halt: HaltId) -> bool {
         self.acted().iter().any(|acted| acted.halt == halt)
     }
@@ -580,7 +588,7 @@ impl Core {
     /// The first half, which waits for nobody.
     pub(crate) fn begin_halt(&self, halt: &Arc<Halt>) -> Interruption {
         self.halts.add(halt);
-        self.stop_halted(halt)
+        self.stop_halted(halt, true)
     }
 
     /// The second half, which waits for the disk.
@@ -606,12 +614,12 @@ impl Core {
     }
 
     /// Stops what a halt in the list covers. What it reached before, because it came by two ways, is part of the answer.
-    fn stop_halted(&self, halt: &Halt) -> Interruption {
+    fn stop_halted(&self, halt: &Halt, asked: bool) -> Interruption {
         self.halts.order.fetch_add(1, Ordering::AcqRel);
         let Some(scope) = halt.scope.in_host(self.id) else { return Interruption::default() };
         let mut acted = self.halts.acted();
         let before = acted.iter().position(|acted| acted.halt == halt.halt).and_then(|at| acted.remove(at));
-        let mut calls = before.map(|acted| acted.calls).unwrap_or_default();
+        let (mut calls, told) = before.map(|acted| (acted.calls, acted.told)).unwrap_or_default();
         let mut left = calls.is_empty();
         self.inventory.walk(|call| left |= scope.covers(call));
         // Nobody has come since: there is nothing to deliver again.
@@ -622,7 +630,7 @@ impl Core {
             calls.extend(interruption.calls.into_iter().filter(|(call, _)| !known.contains(&call.id)));
         }
         acted.truncate(REMEMBERED_MAX - 1);
-        acted.push_front(Acted { halt: halt.halt, at: Instant::now(), calls: calls.clone() });
+        acted.push_front(Acted { halt: halt.halt, at: Instant::now(), calls: calls.clone(), told: told || asked });
         Interruption { calls }
     }
 
