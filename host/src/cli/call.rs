@@ -153,6 +153,10 @@ async fn ask_for(socket: &Path, request: &CallRequest) -> anyhow::Result<Events>
             };
             WithCode { code, message }.into()
         }
+        EventsError::Ask(error) if error.is_shut_out() => {
+            let message = format!("{error}; in service mode those call who are in group `{}`", Role::Agent.group());
+            WithCode { code: ExitCode::Refused, message }.into()
+        }
         EventsError::Ask(error) => error.into(),
     })
 }

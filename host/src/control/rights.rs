@@ -32,6 +32,9 @@ pub(super) const VERBS: &[Verb] = &[
     // An agent's is another one: with the token of its own call.
     verb("stop", "/v1/stop", &[Role::Operator, Role::Agent]),
     verb("halt", "/v1/halt", &[Role::Operator]),
+    verb("drill", "/v1/drill", &[Role::Operator]),
+    verb("events", "/v1/events", &[Role::Operator]),
+    verb("metrics", "/v1/metrics", &[Role::Operator]),
     verb("lift", "/v1/lift", &[Role::Admin]),
     verb("load", "/v1/load", &[Role::Admin]),
     verb("unload", "/v1/unload", &[Role::Admin]),

@@ -37,12 +37,14 @@ pub(crate) fn operators_list_stop_and_halt(machine: &Machine) {
 }
 
 /// Each verb with the users that it is for.
-const VERBS: [(&str, &str, &str, &[&str]); 14] = [
+const VERBS: [(&str, &str, &str, &[&str]); 16] = [
     ("status", "GET", "/v1/status", &["op", "chief"]),
     ("show", "GET", "/v1/calls/call-01ARZ3NDEKTSV4RRFFQ69G5FAV", &["op"]),
     ("halts", "GET", "/v1/halts", &["op", "chief"]),
     ("stop", "POST", "/v1/stop", &["op"]),
     ("halt", "POST", "/v1/halt", &["op"]),
+    ("drill", "POST", "/v1/drill", &["op"]),
+    ("metrics", "GET", "/v1/metrics", &["op"]),
     ("lift", "POST", "/v1/lift", &["chief"]),
     ("load", "POST", "/v1/load", &["chief"]),
     ("unload", "POST", "/v1/unload", &["chief"]),
