@@ -456,7 +456,7 @@ fn ctrl_c_stops_a_component_that_is_describing_itself() {
     let mut running = Running::start(estop(&["run", &component, "--deadline", "1h"]));
     running.until("describes itself", |pid| a_guest_has_run_for(pid, 2));
     running.signal(Signal::INT);
-    let ended = running.ended().has(10, &["stopped (operator)", "nothing has run"]);
+    let ended = running.ended().has(10, &["(operator) while the component was loaded", "nothing has run"]);
     assert_eq!(ended.stdout, "");
 }
 

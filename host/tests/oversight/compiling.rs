@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use estop::{
-    Cause, CompileChild, Component, Digest, End, HaltScope, Host, HostLimits, Interrupt, LoadError, Outcome, Reached,
-    Scope, Source,
+    Cause, CompileChild, Component, Digest, End, HaltScope, Host, HostLimits, Interrupt, LoadError, Reached, Scope,
+    Source,
 };
 use estop_tests::home::temporary;
 use estop_tests::{call, completed, end_entry, guests, load, log, small, within};
@@ -122,11 +122,14 @@ fn entry_of_the_load(log: &[Value]) -> &Value {
     entry
 }
 
-async fn echoes(host: &Host) -> std::sync::Arc<Outcome> {
+/// A host that loads and runs a component as ever; its output and its fuel.
+async fn echoes(what: &str, host: &Host) -> (Value, u64) {
+    let bytes = guests::bytes("echo").len();
+    let begun = Instant::now();
     let echo = within(load(host, "echo")).await;
+    println!("{what}: loading {bytes} bytes took {:?}", begun.elapsed());
     let outcome = call(host, &echo, "echo", json!({ "text": "a" })).await;
-    completed(&outcome);
-    outcome
+    (completed(&outcome).clone(), outcome.fuel)
 }
 
 /// Row 16, promises 4, 11 and 13: whatever names it stops it, with its cause; then its process is gone, the host goes on,
@@ -164,7 +167,7 @@ async fn a_load_is_stopped_in_the_middle_by_whatever_names_it() {
         );
         assert_eq!((&entry["actor"], &entry["reason"]), (&json!(ACTOR), &json!("it takes too long")));
         assert_eq!(entry["component"], json!(digest), "{entry}");
-        echoes(&host).await;
+        echoes("after the stop", &host).await;
     }
 }
 
@@ -194,7 +197,7 @@ async fn other_loads_go_on_while_one_compiles() {
     let host = small().limits(limits).compile_with(child).build().unwrap();
     let loading = begin(&host, slow());
     let compiler = compiling(std::process::id(), bytes).await;
-    echoes(&host).await;
+    echoes("beside a slow one", &host).await;
     assert!(!is_gone(compiler) && !loading.is_finished(), "the slow one has ended before the others");
     drop(host.interrupt(Scope::Everything, operator()));
     is_stopped(within(loading).await.unwrap(), (Cause::Operator, ACTOR), compiler);
@@ -254,10 +257,10 @@ async fn a_halt_stops_a_load_and_keeps_it_out() {
         }
         assert!(compilers(std::process::id(), bytes).is_empty());
         if scope != HaltScope::All {
-            echoes(&host).await;
+            echoes("not halted", &host).await;
         }
         host.lift(halt.halt, ACTOR, "it may").unwrap();
-        echoes(&host).await;
+        echoes("lifted", &host).await;
     }
 }
 
@@ -352,13 +355,16 @@ fn closes_on_exec(fd: &str) -> bool {
 #[tokio::test]
 async fn a_component_is_the_same_wherever_it_was_compiled() {
     let home = temporary();
+    // Once before, so that all find the file and the machine's memory alike.
+    let once = echoes("loaded once", &small().build().unwrap()).await;
+    let here = echoes("compiled here", &small().build().unwrap()).await;
     let (child, _) = compiler();
-    let by_child = echoes(&small().compile_with(child).cache(home.home()).build().unwrap()).await;
-    let here = echoes(&small().build().unwrap()).await;
+    let compiling = small().compile_with(child).cache(home.home()).build().unwrap();
+    let elsewhere = echoes("compiled by a process", &compiling).await;
+    // Nobody is there to compile.
     let nobody = CompileChild::program("/no/such/program");
-    let cached = echoes(&small().compile_with(nobody).cache(home.home()).build().unwrap()).await;
-    assert_eq!((by_child.output(), by_child.fuel), (here.output(), here.fuel));
-    assert_eq!((cached.output(), cached.fuel), (here.output(), here.fuel));
+    let cached = echoes("cached", &small().compile_with(nobody).cache(home.home()).build().unwrap()).await;
+    assert_eq!([&here, &elsewhere, &cached], [&once; 3]);
 }
 
 /// Promise 11: without a process nothing stops a compiler, and nothing says that it was stopped before it is through.
