@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::look::Stamp;
 use self::shelf::Shelf;
@@ -21,15 +21,12 @@ use super::systemd::Manager;
 use super::watchdog::{self, Watchdog};
 use super::{ExitCode, home, printable, say};
 use crate::control::{HostKind, Served};
-use crate::interrupt::HOST_ACTOR;
 use crate::policy::{Policy, PolicyError};
 use crate::store::sqlite::Sqlite;
-use crate::{Cause, CompileChild, Home, Host, Interrupt, Scope};
+use crate::{CompileChild, Home, Host};
 
 /// Between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Between two looks whether everything has ended by itself.
-const TIDY_EVERY: Duration = Duration::from_millis(5);
 /// The configuration's name, where nobody says another.
 const CONFIG: &str = "estop.toml";
 
@@ -62,8 +59,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let config = config(args)?;
     let stamp = Stamp::of(&config);
     let policy = Policy::read(&config).map_err(|error| unusable(&error))?;
-    let grace = policy.host.shutdown_grace;
-    let ends_within = grace.saturating_add(watchdog::ENDS_WITHIN);
+    let ends_within = policy.host.shutdown_grace.saturating_add(watchdog::ENDS_WITHIN);
     let signals = Signals::tell_and_reload(watchdog.clone(), ends_within)?;
     let home = args.home.open()?;
     let served = Served::new();
@@ -71,13 +67,18 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let shelf = Shelf::new(host.clone(), served, config, stamp, policy);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(shelf, &signals, &Manager::from_env(), &watchdog, ends_within));
-    runtime.block_on(async {
-        tidy(&host, grace).await;
-        host.shutdown().await;
-    });
-    say("estop: everything is stopped and entered; ended");
+    let ended = runtime.block_on(host.shutdown());
+    let code = if ended.is_complete() {
+        say("estop: everything is stopped and entered; ended");
+        ExitCode::Completed
+    } else {
+        let entered =
+            if ended.log_closed { "" } else { "; the log is not closed: the next host of the home completes it" };
+        say(&format!("estop: UNCONFIRMED: {} calls did not come to rest{entered}", ended.unconfirmed.len()));
+        ExitCode::Unconfirmed
+    };
     // Without waiting for threads: what the calls had is released, and nothing else may hold up the end.
-    std::process::exit(ExitCode::Completed as i32)
+    std::process::exit(code as i32)
 }
 
 fn config(args: &Args) -> anyhow::Result<PathBuf> {
@@ -109,6 +110,7 @@ fn build(policy: &Policy, home: &Home, served: &Served) -> anyhow::Result<Host> 
     }
     let builder = Host::builder().limits(policy.host.limits.clone()).call_limits(policy.host.call_limits.clone());
     let builder = builder.store(store.open()?).cache(home).compile_with(CompileChild::this_program());
+    let builder = builder.shutdown_grace(policy.host.shutdown_grace);
     Ok(builder.offer(HostKind::Serve).serve_agents(served).build()?)
 }
 
@@ -124,18 +126,6 @@ async fn serve(mut shelf: Shelf, signals: &Signals, manager: &Manager, watchdog:
     let what = format!("ending ({}): stopping {} calls", asked.reason, shelf.host().live_calls());
     manager.stopping(&what);
     say(&format!("estop: {}", printable(&what)));
-}
-
-/// What runs may come to an end of its own, within this.
-async fn tidy(host: &Host, grace: Duration) {
-    if grace.is_zero() || host.live_calls() == 0 {
-        return;
-    }
-    host.interrupt(Scope::Everything, Interrupt::new(Cause::Shutdown, HOST_ACTOR).grace(grace));
-    let until = Instant::now() + grace;
-    while host.live_calls() > 0 && Instant::now() < until {
-        sleep(TIDY_EVERY).await;
-    }
 }
 
 /// Loads, says that it is ready, and looks again and again.

@@ -34,6 +34,7 @@ use crate::interrupt::{Cause, Interrupt, Interruption, Scope};
 const CONNECTIONS_MAX: usize = 256;
 /// What a request may have beside the tool's input (bytes).
 const BESIDE_INPUT_BYTES_MAX: usize = 64 << 10;
+
 /// What the requests are about. It does not keep the host alive.
 struct Counter {
     core: Weak<Core>,

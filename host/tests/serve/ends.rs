@@ -81,7 +81,10 @@ fn a_signal_meets_a_host_that_loads() {
     std::fs::write(scene.tool("spins"), spins.component()).unwrap();
     scene.config(&[section("runaway", "runaway"), section("spins", "spins")].concat());
     let host = crate::command::Running::start(scene.serving_command());
-    scene.until_running(1);
+    until("it describes itself", || {
+        let seen = scene.machine.ps();
+        seen["calls"].as_array().unwrap().iter().any(|call| call["tool"] == "list-tools" && call["state"] == "running")
+    });
     signal(&host, Signal::TERM);
     let begun = Instant::now();
     host.ended().has(0, &["ending (SIGTERM)"]);

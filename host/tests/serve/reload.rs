@@ -119,6 +119,25 @@ fn a_host_begins_without_a_broken_tool() {
     assert_eq!(scene.component(&host, "missing")["digest"], Value::Null);
 }
 
+/// What a halt has kept out is loaded when that is lifted, and what found no room when there is some.
+#[test]
+fn what_was_kept_out_is_loaded_when_it_can_be() {
+    let scene = Scene::new(&["echo", "runaway"]);
+    let (one, two) = (section("a", "echo"), section("b", "runaway"));
+    scene.config(&format!("[host]\ncomponents_max = 1\n{one}{two}"));
+    // Nobody is reached, and it holds.
+    scene.machine.estop(&["halt", "--all", "--reason", "fire"]).has(8, &[]);
+    let host = scene.serve();
+    assert!(scene.component(&host, "a")["error"].as_str().unwrap().contains("fire"));
+    let halts = scene.machine.estop(&["halts", "--json"]).jsons();
+    scene.machine.estop(&["lift", halts[0]["halt"].as_str().unwrap(), "--reason", "it is out"]).has(0, &[]);
+    until("it is loaded", || scene.component(&host, "a")["error"] == Value::Null);
+    scene.call("echo", &json!({"text": "x"}), &[]).has(0, &[]);
+    until("there is no room", || scene.component(&host, "b")["error"].as_str().unwrap().contains("no room"));
+    scene.config(&format!("[host]\ncomponents_max = 1\n{two}"));
+    until("there is room", || scene.component(&host, "b")["digest"].is_string());
+}
+
 /// A configuration that cannot be used leaves the one that is in force.
 #[test]
 fn a_broken_configuration_changes_nothing() {

@@ -21,6 +21,8 @@ pub(super) struct Shelf {
     stamp: Stamp,
     policy: Policy,
     tools: BTreeMap<String, Kept>,
+    /// In force at the last look: what they have kept out may be let in by another one.
+    halts: Vec<HaltId>,
     /// Why the configuration on the disk is not the one that is kept to.
     trouble: Option<String>,
 }
@@ -41,7 +43,9 @@ struct Kept {
 impl Shelf {
     /// Nothing is loaded yet.
     pub(super) fn new(host: Host, served: Served, config: PathBuf, stamp: Stamp, policy: Policy) -> Self {
-        let mut shelf = Self { host, served, config, stamp, policy, tools: BTreeMap::new(), trouble: None };
+        let halts = halts(&host);
+        let (tools, trouble) = (BTreeMap::new(), None);
+        let mut shelf = Self { host, served, config, stamp, policy, tools, halts, trouble };
         shelf.take_over();
         shelf
     }
@@ -76,6 +80,11 @@ impl Shelf {
         }
         if all {
             self.tools.values_mut().for_each(|kept| kept.stamp = None);
+        }
+        let halts = halts(&self.host);
+        if halts != self.halts {
+            self.halts = halts;
+            self.try_again();
         }
         self.load().await || changed
     }
@@ -113,6 +122,8 @@ impl Shelf {
         for name in gone {
             if let Some(kept) = self.tools.remove(&name) {
                 self.unload(&name, kept);
+                // There may be room now.
+                self.try_again();
             }
         }
         for (name, tool) in &self.policy.tools {
@@ -128,6 +139,11 @@ impl Shelf {
                 }
             }
         }
+    }
+
+    /// What could not be loaded may be loaded now, although its file is the same.
+    fn try_again(&mut self) {
+        self.tools.values_mut().filter(|kept| kept.error.is_some()).for_each(|kept| kept.stamp = None);
     }
 
     /// Its running calls are stopped, unless what they run is still served under another name.
@@ -218,4 +234,8 @@ impl Kept {
 /// What stops the calls of a component that was taken away.
 fn unloaded(name: &str) -> Interrupt {
     Interrupt::new(Cause::Shutdown, HOST_ACTOR).reason(format!("the tool `{name}` was unloaded"))
+}
+
+fn halts(host: &Host) -> Vec<HaltId> {
+    host.halts().iter().map(|halt| halt.halt).collect()
 }
