@@ -21,6 +21,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+#[cfg(feature = "control")]
+pub(crate) use self::builder::PRIORITY_MIN;
 pub(crate) use self::builder::Request;
 pub use self::builder::{Call, CallBuilder, PRIORITY_DEFAULT};
 use self::gated::{Ended, Gated};

@@ -16,9 +16,9 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 use crate::agent::Agent;
-use crate::call::CallLimits;
 use crate::call::load::Load;
 use crate::call::room::Room;
+use crate::call::{CallLimits, PRIORITY_DEFAULT};
 use crate::clock::{Clock, SystemClock, nanos};
 #[cfg(feature = "control")]
 use crate::control::{Control, HostKind, PlaceError, Served};
@@ -389,7 +389,7 @@ impl Host {
     }
 
     pub(crate) fn begin_load(&self, source: Source) -> Load {
-        Load::start(&self.open.core, source)
+        Load::start(&self.open.core, source, PRIORITY_DEFAULT)
     }
 
     /// Forgets a component. Calls that run go on; what still holds the [`Component`] can go on calling it.

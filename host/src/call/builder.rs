@@ -21,6 +21,9 @@ const INTERNAL_DEADLINE_MAX: Duration = Duration::from_secs(10);
 
 /// How urgent a call is that does not say, and what the host itself asks of a component.
 pub const PRIORITY_DEFAULT: u8 = 100;
+/// No other call is less urgent.
+#[cfg(feature = "control")]
+pub(crate) const PRIORITY_MIN: u8 = 0;
 
 /// A call that has not been started. Nothing happens until [`start`](Self::start).
 #[must_use = "a call does nothing until it is started"]
@@ -70,16 +73,17 @@ impl CallBuilder {
         Self { core, agent: HOST_ACTOR.into(), tool: "list-tools".into(), parent: None, request }
     }
 
-    /// Stopped with the call that it is for.
+    /// Stopped with the call that it is for, and as urgent.
     pub(crate) fn below(mut self, parent: Arc<CallState>) -> Self {
+        self.request.priority = parent.priority;
         self.parent = Some(parent);
         self
     }
 
-    /// A call of the host's own of a component that it has made itself.
+    /// A call of the host's own of a component that it has made itself. Every other one is more urgent.
     #[cfg(feature = "control")]
     pub(crate) fn own(core: Arc<Core>, component: Component, tool: &str, input: Value) -> Self {
-        let mut call = Self::new(core, HOST_ACTOR.into(), component, tool.into(), input);
+        let mut call = Self::new(core, HOST_ACTOR.into(), component, tool.into(), input).priority(PRIORITY_MIN);
         call.request.refused = None;
         call.request.limits.deadline = call.request.limits.deadline.min(INTERNAL_DEADLINE_MAX);
         call
@@ -142,14 +146,14 @@ impl CallBuilder {
 impl Call {
     /// Loads a component. No guest runs in it, so it does not run on the guest workers: it can be stopped also while these
     /// are stuck.
-    pub(super) fn load(core: Arc<Core>, order: load::Order) -> Self {
+    pub(super) fn load(core: Arc<Core>, order: load::Order, priority: u8) -> Self {
         let identity = Identity {
             agent: HOST_ACTOR.into(),
             tool: load::TOOL.into(),
             component: None,
             parent: None,
             grace: Duration::ZERO,
-            priority: PRIORITY_DEFAULT,
+            priority,
             live: Live::new(core.now_ns(), 0),
         };
         register(core, identity, |core, call| {

@@ -39,9 +39,9 @@ pub(crate) struct Load {
 
 impl Load {
     /// From here on interrupts meet it.
-    pub(crate) fn start(core: &Arc<Core>, source: Source) -> Self {
+    pub(crate) fn start(core: &Arc<Core>, source: Source, priority: u8) -> Self {
         let (answer, is_loaded) = oneshot::channel();
-        let call = Call::load(Arc::clone(core), Order { source, answer });
+        let call = Call::load(Arc::clone(core), Order { source, answer }, priority);
         Self { core: Arc::clone(core), call, answer: is_loaded }
     }
 

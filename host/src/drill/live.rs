@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A drill stops its own calls and nobody else's: each alone, by its id, through the same function as every other stop.
 //! - It has one call at a time, on a thread of its own, rests between two, and takes a bounded time. To the guest workers it
-//!   is less than one more call.
+//!   is less than one more call, and every other one is more urgent.
 //! - What it found is entered, also that it could not be held.
 
 use std::sync::Arc;
@@ -17,12 +17,13 @@ use tokio::sync::oneshot;
 use super::cases::{self, Case, Crowd};
 use super::measure::{Samples, confirmed, leave_alone, wake_p99_us};
 use super::{CONFIRMED_WITHIN, DrillError};
-use crate::call::CallBuilder;
+use crate::call::load::Load;
+use crate::call::{CallBuilder, End, PRIORITY_MIN};
 use crate::host::Core;
 use crate::interrupt::halts::HaltScope;
 use crate::interrupt::{HOST_ACTOR, TEXT_BYTES_MAX, cut};
 use crate::log::{CaseReport, Drilled, EntryKind, Record};
-use crate::tools::{Component, Source, Tools};
+use crate::tools::{Component, Source};
 use crate::{Call, Cause, Interrupt, Scope};
 
 /// How many times each case is stopped if nothing else is said. Each time is two or three entries of the log.
@@ -185,7 +186,11 @@ impl<'a> Drill<'a> {
             self.count_others(victim, strangers);
             let outcome = confirmed(&call).await;
             let is_confirmed = outcome.is_some();
-            samples.add(case, outcome)?;
+            // It has given way to somebody who has work to do, before it could be stopped.
+            let gave_way = |end: &End| end.stopped().is_some_and(|stopped| stopped.cause == Cause::Priority);
+            if !outcome.as_ref().is_some_and(|outcome| gave_way(&outcome.end)) {
+                samples.add(case, outcome)?;
+            }
             if !is_confirmed {
                 break;
             }
@@ -198,7 +203,7 @@ impl<'a> Drill<'a> {
     fn count_others(&mut self, victim: &Component, reached: usize) {
         let (mut others, mut stopped) = (0, 0);
         self.core.inventory.walk(|call| {
-            let is_victim = *call.agent == *HOST_ACTOR && call.component == Some(victim.digest());
+            let is_victim = *call.agent == *HOST_ACTOR && call.component() == Some(victim.digest());
             if !is_victim {
                 others += 1;
                 let by_drill = |by: &crate::interrupt::Delivered| by.interrupt.cause == Cause::Drill;
@@ -220,9 +225,9 @@ impl<'a> Victim<'a> {
     async fn load(core: &'a Arc<Core>, case: &Case, within: Duration) -> Result<Self, DrillError> {
         let case_name = case.name;
         let bytes = case.live_component().map_err(|error| DrillError::Victim { case: case_name, error })?;
-        let load = Tools::load(core, Source::bytes(bytes).named(format!("drill: {case_name}")));
+        let load = Load::start(core, Source::bytes(bytes).named(format!("drill: {case_name}")), PRIORITY_MIN);
         let slow = |_| DrillError::NotStarted { case: case_name, within };
-        let loaded = tokio::time::timeout(within, load).await.map_err(slow)?;
+        let loaded = tokio::time::timeout(within, load.loaded()).await.map_err(slow)?;
         let component = loaded.map_err(|error| DrillError::Load { case: case_name, error })?;
         Ok(Self { core, component })
     }
