@@ -39,7 +39,15 @@ fn the_tests_that_the_promises_name_exist() {
         assert!(promises.contains(&format!("\n| {number} |")), "promise {number} has no row");
     }
     let mut sources = BTreeMap::new();
-    for folder in ["tests/tests", "host/tests", "host/src", "guest-sdk/tests", "guest-sdk/src"] {
+    for folder in [
+        "tests/tests",
+        "tests/faults/tests",
+        "host/tests",
+        "host/src",
+        "supervise/tests",
+        "guest-sdk/tests",
+        "guest-sdk/src",
+    ] {
         for (path, text) in files(&root().join(folder)) {
             if path.extension().is_some_and(|extension| extension == "rs") {
                 sources.insert(PathBuf::from(folder).join(path), text);

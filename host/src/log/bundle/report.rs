@@ -173,7 +173,11 @@ impl Report {
                 if latched && self.open_halts.len() < OPEN_HALTS_MAX {
                     self.open_halts.insert(text(entry, "halt").to_owned());
                 }
-                let did = if latched { "halted" } else { "halted, NOT on the disk" };
+                let did = match (latched, entry["permanent"] == true) {
+                    (true, false) => "halted",
+                    (true, true) => "retired",
+                    (false, _) => "halted, NOT on the disk",
+                };
                 let what = format!("{} ({})", scope(&entry["scope"]), text(entry, "halt"));
                 self.acts.add(&[at, text(entry, "actor"), did, &what, text(entry, "reason")]);
             }
@@ -185,6 +189,12 @@ impl Report {
             "killed" => {
                 let what = format!("process {}, which did not answer to {}", number("pid"), text(entry, "halt"));
                 self.acts.add(&[at, text(entry, "actor"), "killed", &what, ""]);
+            }
+            "denied" => {
+                let did = format!("was denied: {}", text(entry, "verb"));
+                let more = number("more");
+                let what = if more > 0 { format!("and {more} times before") } else { String::new() };
+                self.acts.add(&[at, text(entry, "actor"), &did, &what, text(entry, "why")]);
             }
             // What the host does by itself is counted; what it does to test itself has a table of its own.
             "interrupt" if entry["cause"] != "drill" && entry["actor"] != HOST_ACTOR => {
@@ -200,6 +210,13 @@ impl Report {
                 number("alternate")
             )),
             "lost" => gap(&format!("{} entries had no room", number("entries"))),
+            "cut" => {
+                let hooks = entry["hooks"].as_array().map_or(0, Vec::len);
+                gap(&format!(
+                    "a shutdown left {} calls unreleased and {hooks} hooks unfinished",
+                    number("unconfirmed")
+                ));
+            }
             "died" => gap(&format!("process {} ended without closing, with {} calls", number("pid"), number("calls"))),
             "alternate" => gap("a stop that a host which died had recorded beside the log"),
             "resolved" if entry["durable"] != true => gap("a commit that was told as unknown is not durable"),
@@ -276,7 +293,7 @@ impl Report {
             ]);
         }
         let acts = ["when", "who", "did", "what", "reason"];
-        self.acts.table(&mut report, "Halted, lifted, killed", &acts);
+        self.acts.table(&mut report, "Halted, retired, lifted, killed, denied", &acts);
         let stops = ["when", "who", "cause", "what", "calls reached", "reason"];
         self.stops.table(&mut report, "Stopped, by others than the host itself", &stops);
         let drills = [
