@@ -121,13 +121,7 @@ pub(crate) async fn drive(core: Arc<Core>, call: Arc<CallState>, request: Reques
     end(&core, &call, ended, run, &span).await;
 }
 
-async fn end(
-    core: &Arc<Core>,
-    call: &Arc<CallState>,
-    ended: Ended<Result<Answer, Fault>>,
-    run: Run<'_>,
-    span: &Span,
-) {
+async fn end(core: &Arc<Core>, call: &Arc<CallState>, ended: Ended<Result<Answer, Fault>>, run: Run<'_>, span: &Span) {
     let outcome = Arc::new(settle(core, call, ended, run).await);
     core.log.record(Record::Ended(EntryKind::ended(call, &outcome)));
     core.inventory.release(call);

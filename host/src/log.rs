@@ -30,10 +30,10 @@ use crossbeam_queue::ArrayQueue;
 use tokio::sync::{oneshot, watch};
 
 use self::alternate::Alternate;
-use self::lag::Lag;
 pub use self::checkpoint::Checkpoint;
 pub(crate) use self::entry::rfc3339_us;
 pub use self::entry::{EndEntry, Entry, EntryKind};
+use self::lag::Lag;
 pub use self::sink::CheckpointTo;
 pub(crate) use self::sink::Checkpoints;
 use crate::call::CallState;

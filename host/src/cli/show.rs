@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::exit_code::usage;
 use super::hosts::{self, Unseen, tell_unseen, unseen};
 use super::log::{tell, tree};
-use super::ps::{self, phase, time};
+use super::ps::{self, time};
 use super::{ExitCode, home, json_text, print, printable, say};
 use crate::control::client::{ANSWERS_WITHIN, AskError, Nothing};
 use crate::control::place;
@@ -102,7 +102,7 @@ fn ask(call: CallId, input: bool) -> anyhow::Result<(Option<Shown>, Vec<Unseen>)
 fn running(shown: &Shown) -> String {
     let Shown { call, input } = shown;
     let line = |text: &str| printable(text).replace('\n', " ");
-    let mut text = format!("{} is {}", call.call, phase(call.state));
+    let mut text = format!("{} is {}", call.call, call.state.as_str());
     let mut add = |what: &str, value: String| {
         let _ = write!(text, "\n  {what:<12} {value}");
     };

@@ -145,8 +145,7 @@ async fn child_that_is_driven() {
         return;
     }
     let home = Home::default_path().unwrap();
-    let limits =
-        HostLimits { sandboxes_max: PLACES, calls_max: CALLS_MAX, workers: 2, ..HostLimits::default() };
+    let limits = HostLimits { sandboxes_max: PLACES, calls_max: CALLS_MAX, workers: 2, ..HostLimits::default() };
     let call_limits = CallLimits { deadline: Duration::from_secs(600), ..CallLimits::default() };
     let builder = Host::builder().limits(limits).call_limits(call_limits).offer(HostKind::Embedded);
     let held = Held::new();
