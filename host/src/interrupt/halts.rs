@@ -607,10 +607,12 @@ impl Core {
     }
 
     /// Somebody else enters it: those who watch this host are to see it all the same.
-    #[cfg_attr(not(feature = "control"), expect(clippy::unused_self, unused_variables, reason = "nobody can watch"))]
     fn show(&self, halt: &Halt) {
         #[cfg(feature = "control")]
         self.writer.observers.feed.entry(&self.writer.entry(EntryKind::halted(halt, true)));
+        // Nobody can watch.
+        #[cfg(not(feature = "control"))]
+        let _ = (self, halt);
     }
 
     /// Stops what a halt in the list covers. What it reached before, because it came by two ways, is part of the answer.
