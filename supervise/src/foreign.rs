@@ -175,7 +175,7 @@ impl Foreign {
         }
         let is_marked = |process: &Process| matches!(process::variable(process, MARK), Variable::Value(_));
         if let Some(born) = self.trees.values().min() {
-            let is_unknown = |child: &&&Process| child.alive() && child.key.start >= *born && is_open(*child);
+            let is_unknown = |child: &&&Process| child.alive() && child.key.start >= *born && is_open(child);
             let unknown = children.iter().filter(is_unknown);
             seeds.extend(unknown.filter(|child| !is_marked(child)).map(|child| child.key.pid));
         }

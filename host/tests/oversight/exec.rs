@@ -111,6 +111,28 @@ fn kill(pid: u32, signal: Signal) {
     let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal);
 }
 
+/// The control group of a tree, which stays when its supervisor is killed. Removed when this is dropped.
+struct Group(Option<PathBuf>);
+
+impl Group {
+    fn of(pid: u32) -> Self {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let group = groups.lines().find_map(|line| line.strip_prefix("0::")).filter(|group| group.contains("/estop-"));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mount = mounts.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4));
+        Self(group.zip(mount).map(|(group, mount)| PathBuf::from(format!("{mount}{group}"))))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Of a test that has failed it may have members, and stays.
+        if let Some(path) = self.0.as_ref().filter(|_| !std::thread::panicking()) {
+            until("the group to be removed", || !path.exists() || fs::remove_dir(path).is_ok());
+        }
+    }
+}
+
 #[track_caller]
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
@@ -383,7 +405,8 @@ fn signals_stop_the_program_or_are_its_own_affair() {
 fn a_program_dies_with_a_supervisor_that_is_killed() {
     let programs = Programs::new("killed");
     let mut running = programs.here(&["--agent", "a"], "", "exec sleep 1000");
-    assert_eq!(programs.alive().len(), 1);
+    let [pid] = programs.alive()[..] else { panic!("one process: {:?}", programs.alive()) };
+    let _group = Group::of(pid);
     signal(&running, Signal::KILL);
     assert!(running.ends_within(PATIENCE));
     until("the program's death", || programs.alive().is_empty());
@@ -464,6 +487,8 @@ fn a_program_that_cannot_be_killed_is_unconfirmed_and_named() {
         let agent = if is_thawed { "thawed" } else { "lost" };
         let running = programs.exec(&["--agent", agent, "--grace", "0s"], script);
         let pid: u32 = running.prints().trim().parse().unwrap();
+        until("the sleep", || fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n"));
+        let _group = Group::of(pid);
         freezer.freeze(pid);
         let named = format!("process {pid} sleep (state D)");
         let halted = programs.machine.estop(&["halt", "--agent", agent]).has(8, &[]);
