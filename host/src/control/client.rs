@@ -146,7 +146,7 @@ pub struct Nothing {}
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixSocket;
 
     use super::*;
@@ -156,6 +156,14 @@ mod tests {
     async fn asks(folder: &Path, role: Role) -> Result<Nothing, AskError> {
         let host = Found { folder: folder.to_owned(), pid: 1, owner: 0 };
         ask(&host, role, Method::GET, "/v1/status", None::<&Nothing>, Duration::from_secs(60)).await
+    }
+
+    /// Whoever asks, and keeps the connection.
+    async fn answers(mut stream: UnixStream) {
+        if stream.read(&mut [0; 1024]).await.is_ok_and(|bytes| bytes > 0) {
+            let _ = stream.write_all(ANSWER).await;
+        }
+        std::future::pending::<()>().await;
     }
 
     /// A host that lets connections go, as it does when there are too many.
@@ -168,9 +176,8 @@ mod tests {
                 for _ in 0..3 {
                     drop(listener.accept().await.unwrap());
                 }
-                let (mut stream, _) = listener.accept().await.unwrap();
-                stream.write_all(ANSWER).await.unwrap();
-                std::future::pending::<()>().await;
+                let (stream, _) = listener.accept().await.unwrap();
+                answers(stream).await;
             };
             tokio::select! {
                 () = host => {}
@@ -199,10 +206,8 @@ mod tests {
             // Not before the first try has failed.
             tokio::task::yield_now().await;
             loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                // Those who wait have not asked anything.
-                let _ = stream.write_all(ANSWER).await;
-                waiting.push(UnixStream::from_std(stream.into_std().unwrap()).unwrap());
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(answers(stream));
             }
         };
         tokio::select! {

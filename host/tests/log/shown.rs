@@ -167,7 +167,7 @@ fn one_call_and_one_interrupt_are_shown_with_all_there_is() {
     for nonsense in
         ["", "call-", "call-1", "host-01ARZ3NDEKTSV4RRFFQ69G5FAV", "../x", "call-01ARZ3NDEKTSV4RRFFQ69G5FA!"]
     {
-        place.estop(&["show", "--", nonsense]).has(2, &["neither a call", "nor an interrupt"]);
+        place.estop(&["show", "--", nonsense]).has(2, &["is not the id of a call", "an interrupt"]);
     }
 }
 
