@@ -108,7 +108,7 @@ fn curl_calls() {
     assert!(answer["error"].as_str().unwrap().contains("deadline"), "{answer}");
     // Whoever may call may neither look, nor halt, nor lift.
     for path in ["/v1/status", "/v1/halt", "/v1/lift", "/v1/halts"] {
-        assert_eq!(ask(&socket, "POST", path, "{}").0, 404, "{path}");
+        assert_eq!(ask(&socket, "POST", path, "{}").0, 403, "{path}");
     }
 }
 

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::hosts::signal;
-use crate::scene::{Scene, spin};
+use crate::scene::{Scene, spin, until};
 
 /// Calls of each of the larger hosts.
 const EACH: usize = 50;
@@ -49,7 +49,7 @@ fn hosts_of_three_kinds_are_halted_together_and_stay_so() {
         signal(child, Signal::KILL);
         assert!(child.ends_within(Duration::from_secs(60)));
     }
-    let _serving = scene.serve();
+    let serving = scene.serve();
     machine.short("anybody").has(6, &words);
     scene.call("polite", &json!({"steps": 1}), &["--agent", "anybody"]).has(6, &words);
 
@@ -57,6 +57,8 @@ fn hosts_of_three_kinds_are_halted_together_and_stay_so() {
     machine.estop(&["lift", halt, "--reason", "contained"]).has(0, &[]);
     machine.short("anybody").has(0, &[]);
     assert_eq!(machine.ps()["calls"], json!([]));
+    // The host that was started while everything was halted could not load its tools then.
+    until("they are loaded", || scene.component(&serving, "runaway")["digest"].is_string());
     scene.call("polite", &json!({"steps": 1}), &[]).has(0, &[]);
     machine.estop(&["log", "verify"]).has(0, &[]);
 }

@@ -1,5 +1,6 @@
 //! What an earlier setup has made: a list on the disk, one mark a line.
 
+use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -25,13 +26,11 @@ impl Made {
         }
     }
 
-    /// Those of one kind, the last one first.
+    /// Those of one kind, the last one first. What was made again, because somebody had removed it, is one of them once.
     pub(super) fn of(&self, kind: &str) -> Vec<String> {
-        let marks = self.0.iter().filter_map(|mark| mark.strip_prefix(kind)?.strip_prefix(' '));
-        let mut marks: Vec<_> = marks.map(str::to_owned).collect();
-        marks.reverse();
-        marks.dedup();
-        marks
+        let marks = self.0.iter().rev().filter_map(|mark| mark.strip_prefix(kind)?.strip_prefix(' '));
+        let mut known = HashSet::new();
+        marks.filter(|mark| known.insert(*mark)).map(str::to_owned).collect()
     }
 
     /// Before it is made: what cannot be noted is not made.
