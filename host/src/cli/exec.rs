@@ -56,19 +56,19 @@ pub(super) struct Args {
 
 // Wrapped where it is shown: one line for each paragraph.
 const NOTES: &str = "\
-Exit codes: the program's own when it ends by itself, 128+N if signal N ended it, 127 if there is no such program, 126 if \
-it cannot be executed. If it was stopped, that of the cause (`estop --help`), once its whole tree is verified to be gone; 8 \
-if something is left, which is named. 6 if it was refused.
+Exit codes: the program's own when it ends by itself, 128+N if signal N ended it, 127 if there is no such program, \
+126 if it cannot be executed. If it was stopped, that of the cause (`estop --help`), once its whole tree is verified \
+to be gone; 8 if something is left, which is named. 6 if it was refused.
 
-Everything that the program starts is of its tree, whatever it does to get away, and is killed after the grace. What it \
-leaves behind when it ends by itself is stopped as well. What it has done by then is not undone.
+Everything that the program starts is of its tree, whatever it does to get away, and is killed after the grace. What \
+it leaves behind when it ends by itself is stopped as well. What it has done by then is not undone.
 
-Signals: Ctrl-C and Ctrl-\\ are the program's own affair. SIGTERM and SIGHUP to this command stop it; a second one ends \
-the grace, and this command within a second.
+Signals: Ctrl-C and Ctrl-\\ are the program's own affair. SIGTERM and SIGHUP to this command stop it; a second one \
+ends the grace, and this command within a second.
 
-Not covered: what others start because the program asks them to (systemd, cron, a container daemon); setuid programs, which \
-an ordinary user may not kill. `kill -9` of this command kills the program, but not what that has started: `estop halt \
---force` kills both.";
+Not covered: what others start because the program asks them to (systemd, cron, a container daemon); setuid \
+programs, which an ordinary user may not kill. `kill -9` of this command kills the program, but not what that has \
+started: `estop halt --force` kills both.";
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if args.grace > GRACE_MAX {
