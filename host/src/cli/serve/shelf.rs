@@ -36,8 +36,6 @@ struct Kept {
     /// Versions whose calls may still run.
     earlier: Vec<Digest>,
     error: Option<String>,
-    /// In force when it could not be loaded: once they are others, it is tried again.
-    halts: Vec<HaltId>,
 }
 
 impl Shelf {
@@ -133,8 +131,7 @@ impl Shelf {
                 None => {
                     self.served.fail(name, LOADING);
                     let (tool, error) = (tool.clone(), None);
-                    let kept =
-                        Kept { tool, stamp: None, component: None, earlier: Vec::new(), error, halts: Vec::new() };
+                    let kept = Kept { tool, stamp: None, component: None, earlier: Vec::new(), error };
                     self.tools.insert(name.clone(), kept);
                 }
             }
@@ -172,15 +169,11 @@ impl Shelf {
     /// Loads what has changed. Whether anything has.
     pub(super) async fn load(&mut self) -> bool {
         let mut changed = false;
-        let mut halts: Vec<HaltId> = self.host.halts().iter().map(|halt| halt.halt).collect();
-        halts.sort();
         for (name, kept) in &mut self.tools {
             let stamp = Stamp::of(&kept.tool.path);
-            let is_known = kept.stamp.is_some_and(|before| stamp.is_same(&before));
-            if is_known && (kept.error.is_none() || kept.halts == halts) {
+            if kept.stamp.is_some_and(|before| stamp.is_same(&before)) {
                 continue;
             }
-            kept.halts.clone_from(&halts);
             let mut source = Source::file(&kept.tool.path).named(name.clone());
             if let Some(digest) = kept.tool.digest {
                 source = source.expect_digest(digest);
@@ -200,8 +193,8 @@ impl Shelf {
                 match &error {
                     Some(why) => {
                         let stays = if kept.component.is_some() { "; the one from before stays" } else { "" };
-                        say(&format!("estop: NOT LOADED: {}: {}{stays}", printable(name), printable(why)));
                         self.served.fail(name, why);
+                        say(&format!("estop: NOT LOADED: {}: {}{stays}", printable(name), printable(why)));
                     }
                     None => self.served.mend(name),
                 }
