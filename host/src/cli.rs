@@ -42,7 +42,8 @@ pub use self::exit_code::ExitCode;
 /// Without arguments, estop shows what runs and what is halted.
 ///
 /// To stop the call that this terminal runs, press Ctrl-C: it is stopped at once, what it had not committed is
-/// discarded, and the command says so and exits with 10. Press it a second time to end the process without waiting.
+/// discarded, and the command says so and exits with 10 (`estop run`) or 18 (`estop call`). Press it a second time to end
+/// the process without waiting. Under `estop exec` Ctrl-C goes to the program: use `estop halt`.
 #[derive(Parser)]
 #[command(name = "estop", version, after_help = exit_code::HELP, max_term_width = 120)]
 struct Cli {

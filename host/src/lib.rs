@@ -52,7 +52,8 @@
 //! - No process-wide state: several hosts live in one process and do not know of each other. The library installs no
 //!   signal handler of its own, no logger and no panic hook; only the `estop` command does. (Wasmtime installs its trap
 //!   handlers, chained to those that were there.)
-//! - No retry. What conflicts or fails is told.
+//! - No call, commit point or program is tried again: what conflicts or fails is told. (A host that serves loads a
+//!   component again once halts or files have changed.)
 
 mod agent;
 mod call;

@@ -20,8 +20,8 @@ use crate::store::Store;
 use crate::store::sqlite::Sqlite;
 use crate::{HaltId, Home, HostId, user};
 
-/// Stop, and keep stopped: everything that runs in the hosts you can reach, and whatever would start, in every host and
-/// after every restart, until the halt is lifted.
+/// Stop, and keep stopped: everything that runs in the hosts you can reach, and whatever would start in this home, or on
+/// this machine in service mode, also after a restart, until the halt is lifted.
 ///
 /// Without --all, --agent, --tool or --host it shows what it would reach and asks.
 #[derive(clap::Args)]
@@ -36,13 +36,14 @@ pub(super) struct Args {
     /// This tool, in whatever component
     #[arg(long, group = "what", value_name = "NAME")]
     tool: Option<String>,
-    /// One host process, by its pid or host id
+    /// One host process, by its pid or host id. What is started in its place is another host, which this does not halt
     #[arg(long, group = "what", value_name = "PID|HOST")]
     host: Option<String>,
     /// Why, for the log and for whoever is refused
     #[arg(long, default_value = "")]
     reason: String,
-    /// Kill host processes that do not confirm within half a second
+    /// Kill host processes that do not confirm within half a second, whole: with the calls of others in them, and with
+    /// agents' own programs that still have their grace
     #[arg(long)]
     force: bool,
     /// What was reached, as one JSON object
@@ -56,8 +57,8 @@ pub(super) struct Args {
 const CURL: &str = "\
 Without this command, for each host process (`ls /run/estop/*/* /run/user/*/estop/* /tmp/estop-*/*`):
   curl --unix-socket FOLDER/operator.sock -X POST http://estop/v1/halt
-Without any client: drop a file, empty or with the reason in it, into `halts/inbox/` in the home, or for the whole machine
-into `/var/lib/estop/halts/inbox/` (service mode; as one of `estop-operators`).";
+Without any client: drop a file, empty or with the reason in it, into `halts/inbox/` in the home
+($ESTOP_HOME, else $XDG_STATE_HOME/estop, else ~/.local/state/estop), or for the whole machine into `/var/lib/estop/halts/inbox/` (service mode; as one of `estop-operators`).";
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let Some(scope) = scope(args)? else {

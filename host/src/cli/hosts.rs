@@ -53,9 +53,15 @@ impl Unseen {
             _ if error.is_shut_out() && host.mode() == Mode::Service => {
                 format!("ask as root, or as one of `{}`", Role::Operator.group())
             }
-            AskError::Silent(_) => format!("`kill -CONT {0}` if it is stopped, `kill -9 {0}` to end it", host.pid),
+            AskError::Silent(_) => format!(
+                "`kill -CONT {0}` if it is stopped; `estop halt --all --force` ends it, with every program that it \
+                 supervises (`kill -9 {0}` would leave what those have started)",
+                host.pid
+            ),
             AskError::Connect(..) => "ask as root, or as the user whose process it is".to_owned(),
-            AskError::Garbled(_) | AskError::Refused(_) => format!("`kill -9 {}` ends it", host.pid),
+            AskError::Garbled(_) | AskError::Refused(_) => {
+                "`estop halt --all --force` ends it, with what it supervises".to_owned()
+            }
         };
         Self { place: host.folder.clone(), pid: Some(host.pid), why: error.to_string(), how }
     }

@@ -48,7 +48,7 @@ fn kill(host: &Found, killed: &mut Killed) -> bool {
     let pid = i32::try_from(host.pid).ok().and_then(Pid::from_raw);
     let Some(handle) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return host.is_gone() };
     // The lock is the process's own: as long as it is held, the number has not been given to another one.
-    if host.is_gone() || !is_of(host.pid, host.owner) {
+    if !host.is_alive() || !is_of(host.pid, host.owner) {
         return host.is_gone();
     }
     // Its trees first, while it is there for orphans to come to, and does nothing.

@@ -31,9 +31,10 @@ pub(super) struct Args {
 }
 
 const MORE: &str = "\
-Every host answers on a socket, here as everywhere in a folder of the process's number:
-  curl --unix-socket $XDG_RUNTIME_DIR/estop/PID/operator.sock http://estop/v1/metrics     counts and latencies, for Prometheus
-  curl -N --unix-socket $XDG_RUNTIME_DIR/estop/PID/operator.sock http://estop/v1/events   starts, ends, stops, halts, as they happen";
+Every host answers on a socket, in FOLDER: $XDG_RUNTIME_DIR/estop/PID, /tmp/estop-UID/PID, or /run/estop/UID/PID for a
+service:
+  curl --unix-socket FOLDER/operator.sock http://estop/v1/metrics     counts and latencies, for Prometheus
+  curl -N --unix-socket FOLDER/operator.sock http://estop/v1/events   starts, ends, stops, halts, as they happen";
 
 /// With `--watch`, two looks are at least this far apart.
 const EVERY_MIN: Duration = Duration::from_millis(100);

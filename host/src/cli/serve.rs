@@ -30,8 +30,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The configuration's name, where nobody says another.
 const CONFIG: &str = "estop.toml";
 
-/// Keep a host with its tools, for agents to call (`estop call`) and operators to stop. SIGHUP reloads; what has changed
-/// is reloaded also without. SIGTERM or Ctrl-C stops everything and ends it.
+/// Keep a host with its tools, for agents to call (`estop call`) and operators to stop. Tools that have changed are
+/// reloaded, at once on SIGHUP; [host] and [limits] hold until it is started again. SIGTERM or Ctrl-C stops everything and
+/// ends it.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Args {
@@ -52,7 +53,12 @@ A configuration; only the path of each tool has to be there:
    fuel = \"10G\"
    memory = \"64MiB\"
    [host]
-   shutdown_grace = \"5s\"";
+   shutdown_grace = \"5s\"
+Further keys:
+   [host] calls_max sandboxes_max memory_bytes_max table_elements_max component_bytes_max components_max compiling_max
+      queue_max tools_max workers checkpoint_to
+   [limits] grace input_bytes_max output_bytes_max transfer_bytes_max stderr_bytes_max resources_max effects_max
+   [limits.state] key_bytes_max value_bytes_max keys_max read_bytes_max write_bytes_max space_bytes_max";
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let watchdog = Watchdog::start()?;

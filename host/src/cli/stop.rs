@@ -58,7 +58,8 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let confirmed = answer.calls.iter().all(|call| call.released_us.is_some());
     if !confirmed {
         say(
-            "estop: UNCONFIRMED: it was told to stop and is not released yet; `estop ps` shows it, stop it again or end its process",
+            "estop: UNCONFIRMED: it was told to stop and is not released yet; `estop ps` shows it. An agent's own program may \
+             still have its grace: look again. `estop halt --agent NAME --force` ends its host, with everything in it",
         );
     }
     Ok(if confirmed { ExitCode::Completed } else { ExitCode::Unconfirmed })

@@ -167,7 +167,7 @@ async fn halted(
     Extension(peer): Extension<Peer>,
     Path(agent): Path<String>,
 ) -> Result<impl IntoResponse, Refused> {
-    peer.asked.acts();
+    peer.asked.watches();
     let agent = counter.agent_of("watch", &peer, Some(agent))?;
     if let Some(why) = agent::refused_name(&agent) {
         return Err(Refused(StatusCode::BAD_REQUEST, why));

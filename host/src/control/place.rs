@@ -53,7 +53,7 @@ impl Offer {
         open_root(&root).map_err(|error| failed(&root, error))?;
         if mode_in(&root) == Mode::Service {
             // Nobody else may clear away what earlier processes of the service have left.
-            hosts_in(&root, &mut Vec::new());
+            hosts_in(&root, rustix::process::geteuid().as_raw(), &mut Vec::new());
         }
         let draft = tempfile::Builder::new().prefix(".").rand_bytes(6).tempdir_in(&root);
         let draft = draft.map_err(|error| failed(&root, error))?.keep();
@@ -147,6 +147,18 @@ impl Found {
         mode_in(&self.folder)
     }
 
+    /// Whether a process holds the lock in the folder. Not the opposite of `is_gone`: that nobody can tell is neither.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_alive(&self) -> bool {
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let lock = OpenOptions::new().read(true).custom_flags(flags).open(self.folder.join("lock"));
+        lock.is_ok_and(|lock| {
+            let is_owners = lock.metadata().is_ok_and(|found| found.is_file() && found.uid() == self.owner);
+            let locked = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared);
+            is_owners && matches!(locked, Err(rustix::io::Errno::WOULDBLOCK))
+        })
+    }
+
     /// Whether the process that made the folder is gone.
     pub fn is_gone(&self) -> bool {
         !self.folder.exists() || is_left_over(&self.folder)
@@ -167,38 +179,59 @@ pub struct Looked {
 /// Every host process that this user can see: root looks everywhere, others where their own are and where services are.
 pub fn look() -> Looked {
     let mut looked = Looked::default();
-    let mut roots = vec![own_root()];
-    roots.extend(folders(Path::new(SERVICES), &mut looked.unseen));
-    if rustix::process::geteuid().is_root() {
+    let user = rustix::process::geteuid().as_raw();
+    let mut roots = vec![(own_root(), user)];
+    let named = |path: &Path, prefix| named_after(path, prefix);
+    let services = folders(Path::new(SERVICES), &mut looked.unseen);
+    roots.extend(services.into_iter().filter_map(|root| named(&root, "").map(|owner| (root, owner))));
+    if user == 0 {
         let users = folders(Path::new(USERS), &mut looked.unseen);
-        roots.extend(users.into_iter().map(|user| user.join("estop")).filter(|root| root.exists()));
+        roots.extend(users.into_iter().filter_map(|user| named(&user, "").map(|owner| (user.join("estop"), owner))));
         let fallbacks = folders(&std::env::temp_dir(), &mut looked.unseen);
-        roots.extend(fallbacks.into_iter().filter(|root| is_fallback(root)));
+        roots.extend(fallbacks.into_iter().filter_map(|root| named(&root, "estop-").map(|owner| (root, owner))));
     }
     roots.sort();
     roots.dedup();
-    for root in roots {
-        looked.hosts.extend(hosts_in(&root, &mut looked.unseen));
+    let own = own_root();
+    for (root, owner) in roots {
+        // A link, or somebody else's folder, would have this user look at whatever its maker likes.
+        if is_folder_of(&root, owner) {
+            looked.hosts.extend(hosts_in(&root, owner, &mut looked.unseen));
+        } else if root != own {
+            continue;
+        }
         looked.places.push(root);
     }
     looked
 }
 
-/// The hosts in one place that are alive. Those that are not are cleared away.
-fn hosts_in(root: &Path, unseen: &mut Vec<(PathBuf, io::Error)>) -> Vec<Found> {
+/// The hosts of one user in that user's place that are alive. Those that are not are cleared away where they are this
+/// user's own: elsewhere somebody may put another folder in the place of one that was looked at.
+fn hosts_in(root: &Path, owner: u32, unseen: &mut Vec<(PathBuf, io::Error)>) -> Vec<Found> {
     let mut hosts = Vec::new();
     for folder in folders(root, unseen) {
         let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let Some(Ok(pid)) = name.split('.').next().filter(|pid| !pid.is_empty()).map(str::parse) else { continue };
-        let Ok(found) = fs::symlink_metadata(&folder) else { continue };
-        if is_left_over(&folder) {
-            // Unless it is somebody else's.
+        if !is_folder_of(&folder, owner) {
+            continue;
+        }
+        if !is_left_over(&folder) {
+            hosts.push(Found { folder, pid, owner });
+        } else if owner == rustix::process::geteuid().as_raw() {
             let _ = fs::remove_dir_all(&folder);
-        } else {
-            hosts.push(Found { folder, pid, owner: found.uid() });
         }
     }
     hosts
+}
+
+/// A folder, no link, that belongs to this user.
+fn is_folder_of(path: &Path, owner: u32) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == owner)
+}
+
+/// The number of the user that a place is named after.
+fn named_after(path: &Path, prefix: &str) -> Option<u32> {
+    path.file_name()?.to_str()?.strip_prefix(prefix)?.parse().ok()
 }
 
 /// By where it is: services are where root has made a place for them.
@@ -219,13 +252,6 @@ fn own_root() -> PathBuf {
         Some(runtime) => runtime.join("estop"),
         None => std::env::temp_dir().join(format!("estop-{user}")),
     }
-}
-
-fn is_fallback(path: &Path) -> bool {
-    let user = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("estop-"));
-    // Anybody may make a folder there: it is that user's only if it belongs to that user.
-    let user = user.and_then(|user| user.parse::<u32>().ok());
-    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && Some(found.uid()) == user)
 }
 
 /// Makes the folder of a user's hosts, or finds it as it has to be.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::protocol::ServedComponent;
-use crate::tools::{Component, Digest};
+use crate::tools::Component;
 
 /// Names that one message lists.
 const NAMED_MAX: usize = 20;
@@ -85,13 +85,6 @@ impl Served {
     /// Told to whoever lists the tools: why the whole is not what it should be.
     pub fn trouble(&self, why: Option<String>) {
         self.write().trouble = why;
-    }
-
-    /// Whether anything of this digest can be called.
-    pub fn has_digest(&self, digest: Digest) -> bool {
-        let shelf = self.read();
-        let mut served = shelf.places.values().filter_map(|place| place.component.as_ref());
-        served.any(|component| component.digest() == digest)
     }
 
     /// Starts a call of what is there now. `start` has to register it, and must not wait: the shelf is held meanwhile.

@@ -204,7 +204,7 @@ fn routes(role: Role, desk: Arc<Desk>, denials: &Arc<Denials>) -> Router {
 
 pub(super) fn nothing_of_this_name(role: Role) -> Refused {
     let name = role.socket();
-    Refused(StatusCode::NOT_FOUND, format!("`{name}` has nothing of this name; `estop help` says what there is"))
+    Refused(StatusCode::NOT_FOUND, format!("`{name}` has nothing of this name"))
 }
 
 /// Tells the watchers, and leaves signs of life.

@@ -233,10 +233,18 @@ struct Own {
 /// What a halt has reached.
 struct Acted {
     halt: HaltId,
+    scope: HaltScope,
     at: Instant,
     calls: Vec<(Arc<CallState>, Reached)>,
     /// Whoever has made it was told what it has reached.
     told: bool,
+}
+
+impl Acted {
+    /// An id alone can be anybody's: whoever drops a file may say one.
+    fn is_of(&self, halt: &Halt) -> bool {
+        self.halt == halt.halt && self.scope == halt.scope
+    }
 }
 
 /// See the module's documentation.
@@ -305,7 +313,7 @@ impl Halts {
                 let taking = halts.taking.lock().unwrap_or_else(PoisonError::into_inner);
                 let Looked { dropped, unsettled } = halts.look();
                 let list = halts.list.load_full();
-                let is_fresh = |halt: &&Arc<Halt>| !known.has(halt) && !halts.has_acted(halt.halt);
+                let is_fresh = |halt: &&Arc<Halt>| !known.has(halt) && !halts.has_acted(halt);
                 for halt in list.halts.iter().filter(is_fresh) {
                     drop(core.stop_halted(halt, false));
                     core.show(halt);
@@ -537,8 +545,8 @@ impl Halts {
         self.acted().iter().any(|acted| !acted.told && !acted.calls.is_empty() && acted.at.elapsed() < within)
     }
 
-    fn has_acted(&self, halt: HaltId) -> bool {
-        self.acted().iter().any(|acted| acted.halt == halt)
+    fn has_acted(&self, halt: &Halt) -> bool {
+        self.acted().iter().any(|acted| acted.is_of(halt))
     }
 
     /// Takes a halt from the disk and from the list.
@@ -620,7 +628,7 @@ impl Core {
         self.halts.order.fetch_add(1, Ordering::AcqRel);
         let Some(scope) = halt.scope.in_host(self.id) else { return Interruption::default() };
         let mut acted = self.halts.acted();
-        let before = acted.iter().position(|acted| acted.halt == halt.halt).and_then(|at| acted.remove(at));
+        let before = acted.iter().position(|acted| acted.is_of(halt)).and_then(|at| acted.remove(at));
         let (mut calls, told) = before.map(|acted| (acted.calls, acted.told)).unwrap_or_default();
         let mut left = calls.is_empty();
         self.inventory.walk(|call| left |= scope.covers(call));
@@ -632,7 +640,13 @@ impl Core {
             calls.extend(interruption.calls.into_iter().filter(|(call, _)| !known.contains(&call.id)));
         }
         acted.truncate(REMEMBERED_MAX - 1);
-        acted.push_front(Acted { halt: halt.halt, at: Instant::now(), calls: calls.clone(), told: told || asked });
+        acted.push_front(Acted {
+            halt: halt.halt,
+            scope: halt.scope.clone(),
+            at: Instant::now(),
+            calls: calls.clone(),
+            told: told || asked,
+        });
         Interruption { calls }
     }
 

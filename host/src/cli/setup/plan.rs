@@ -100,9 +100,12 @@ fn tmpfiles() -> anyhow::Result<String> {
 /// As it comes with estop, with the path of this very program.
 fn unit() -> anyhow::Result<String> {
     let program = std::env::current_exe().context("cannot say where this program is")?;
-    let program = program.to_str().filter(|path| !path.contains(char::is_whitespace));
+    // Homes are hidden from the service.
+    let is_fit =
+        |path: &&str| !path.contains(char::is_whitespace) && !["/home/", "/root/"].iter().any(|p| path.starts_with(p));
+    let program = program.to_str().filter(is_fit);
     let program =
-        program.context("this program is in a place that a unit cannot name; install it in /usr/local/bin")?;
+        program.context("this program is in a place that the service cannot use; install it in /usr/local/bin")?;
     Ok(include_str!("../../../systemd/estop.service").replace("/usr/local/bin/estop", program))
 }
 
