@@ -302,6 +302,6 @@ async fn agents_that_stop_themselves_do_not_stop_each_other() {
     assert_eq!(host.live_calls(), 0);
     let log = log(&host).await;
     let ends = |status: &str| log.iter().filter(|e| e["kind"] == "end" && e["status"] == status).count();
-    // Beside them the two components have been described.
-    assert_eq!((ends("stopped"), ends("completed")), (4 * 3 * ROUNDS, 4 * ROUNDS + 2));
+    // Beside them the two components have been loaded and described.
+    assert_eq!((ends("stopped"), ends("completed")), (4 * 3 * ROUNDS, 4 * ROUNDS + 4));
 }

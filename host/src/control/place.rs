@@ -300,3 +300,42 @@ fn is_left_over(folder: &Path) -> bool {
 fn is_taken(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Whoever may write in a place of their own could have others take anything for a host.
+    #[test]
+    fn a_link_is_no_place_and_no_host() {
+        let folder = tempfile::tempdir().unwrap();
+        let user = rustix::process::geteuid().as_raw();
+        let (root, elsewhere) = (folder.path().join("estop"), folder.path().join("elsewhere"));
+        for path in [&root, &elsewhere, &elsewhere.join("4711"), &root.join("4712")] {
+            fs::create_dir(path).unwrap();
+        }
+        symlink(elsewhere.join("4711"), root.join("4711")).unwrap();
+        let found = |owner| hosts_in(&root, owner, &mut Vec::new());
+        assert_eq!(found(user).iter().map(|host| host.pid).collect::<Vec<_>>(), [4712]);
+        assert!(found(user + 1).is_empty());
+        symlink(&elsewhere, folder.path().join("link")).unwrap();
+        assert!(is_folder_of(&elsewhere, user) && !is_folder_of(&folder.path().join("link"), user));
+    }
+
+    /// What is killed has to show that it lives: that nothing says otherwise is not enough.
+    #[cfg(feature = "cli")]
+    #[test]
+    fn only_who_holds_the_lock_is_alive() {
+        let folder = tempfile::tempdir().unwrap();
+        let owner = rustix::process::geteuid().as_raw();
+        let host = Found { folder: folder.path().to_owned(), pid: 1, owner };
+        assert!(!host.is_alive() && !host.is_gone());
+        let lock = File::create(folder.path().join("lock")).unwrap();
+        assert!(!host.is_alive() && host.is_gone());
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(host.is_alive() && !host.is_gone());
+        assert!(!Found { owner: owner + 1, ..host }.is_alive());
+    }
+}
