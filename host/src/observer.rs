@@ -38,7 +38,11 @@ impl Observers {
                 .spawn(move || events.iter().for_each(|entry| observer.entry(&entry)))?;
             queues.push(queue);
         }
-        Ok(Self { queues: queues.into(), ..Self::default() })
+        Ok(Self {
+            queues: queues.into(),
+            #[cfg(feature = "control")]
+            feed: Arc::default(),
+        })
     }
 
     pub(crate) fn entry(&self, entry: &Entry) {
