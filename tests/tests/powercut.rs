@@ -266,8 +266,8 @@ fn a_power_cut_after_a_failing_sync(name: &str, fault: Fault, next_host: bool) {
             let mut host = bench.builder().expect("a store").observer(ends.clone()).build().expect("a host");
             let mut kv = load(&host, "kv").await;
             bench.call(&host, &kv, "set", set(ROOM)).await;
-            // With the look at the tools: nothing is left to be written.
-            ends.0.reached(2).await;
+            // With the load, and its look at the tools: nothing is left to be written.
+            ends.0.reached(3).await;
             bench.faults.arm(Plan { at: 1, on: On::Sync, fault, lasting: true });
             // On a page that nothing else in the write-ahead log is about.
             bench.call(&host, &kv, "set", json!({ "key": set(0)["key"], "value": ROOM + 1 })).await;
