@@ -35,6 +35,8 @@ use crate::{Host, trace};
 pub(crate) const TOOL: &str = "exec";
 /// One attempt to kill the tree and to verify that it is gone. There are more, as long as the host's process is there.
 const KILL_WITHIN: Duration = Duration::from_millis(500);
+/// How long a program waits for the entry of its start.
+const ENTERED_WITHIN: Duration = Duration::from_secs(10);
 /// Processes that are named of those that could not be ended.
 const LEFT_NAMED_MAX: usize = 64;
 
@@ -237,6 +239,9 @@ impl Supervisor {
         run.started_ns = Some(started_ns);
         start_deadline(&self.core, &self.call, started_ns, Some(self.deadline));
         self.core.log.record(Record::Started(Arc::downgrade(&self.call)));
+        if let Err(end) = self.core.io.handle.block_on(self.is_entered()) {
+            return end;
+        }
         let mut tree = match Tree::spawn(&mut self.command) {
             Ok(tree) => tree,
             Err(error) => return failed("spawn", error.to_string()),
@@ -268,6 +273,23 @@ impl Supervisor {
                 failed("supervise", error.to_string())
             }
         }
+    }
+
+    /// Waits until the log has its start: should this process die at any moment of the program's life, whoever opens the
+    /// home next finds that it ran. An error if it is not to be started.
+    async fn is_entered(&self) -> Result<(), End> {
+        let entered = tokio::time::timeout(ENTERED_WITHIN, self.core.log.flush());
+        let entered = tokio::select! {
+            biased;
+            _ = self.call.asked() => return Err(failed("stopped", "the program was stopped before it was started".into())),
+            entered = entered => entered,
+        };
+        let why = match entered {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it takes longer than {ENTERED_WITHIN:?}; the disk is slow, or another process holds it"),
+        };
+        Err(failed("log", format!("not started, because that cannot be entered in the log: {why}")))
     }
 
     /// How the program ended; `None` if somebody asked it to before that.
