@@ -8,6 +8,7 @@ mod gated;
 mod limits;
 pub(crate) mod live;
 pub(crate) mod load;
+mod meter;
 pub(crate) mod outcome;
 #[cfg(feature = "cli")]
 pub(crate) mod program;
@@ -166,7 +167,12 @@ async fn carry_out<'a>(
         }
     };
     let place = core.let_in(call, code.places).await.map_err(|full| Fault::Refused(full.to_string()))?;
+    let has_waited = place.has_waited;
     run.room = Some(place);
+    if has_waited {
+        // A halt that is walking the calls may have freed the place, and has not come to this one yet.
+        may_start(core, call).await.map_err(Fault::Refused)?;
+    }
 
     run.start(core, call, Some(limits.deadline));
     let space = Space { agent: Arc::clone(&call.agent), component: name };

@@ -48,6 +48,8 @@ impl std::fmt::Display for Full {
 pub(super) struct Place<'a> {
     core: &'a Core,
     ticket: Ticket,
+    /// There was no room at first: what held then need not hold now.
+    pub(super) has_waited: bool,
 }
 
 impl Room {
@@ -66,7 +68,7 @@ impl Core {
         let now_ns = self.now_ns();
         let entered = self.room.queue().enter(call, places, now_ns);
         let Entered { ticket, mut has_room, changes } = entered.map_err(|waiting| Full { waiting })?;
-        let place = Place { core: self, ticket };
+        let place = Place { core: self, ticket, has_waited: !has_room };
         self.carry_out(changes);
         while !has_room {
             let let_in = poll_fn(|cx| match self.room.queue().poll(ticket, cx.waker()) {
