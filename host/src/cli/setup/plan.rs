@@ -43,7 +43,8 @@ pub(super) fn setup() -> anyhow::Result<Vec<Step>> {
     }
     steps.extend([
         folder(HOME, 0o700, ITS),
-        folder("/var/lib/estop/halts", 0o755, ITS),
+        // Root's, so that nobody can put something else in the place of what is in it.
+        folder("/var/lib/estop/halts", 0o755, ROOTS),
         folder("/var/lib/estop/halts/latched", 0o755, ITS),
         // Operators may drop, and take nothing of others; whoever is here may read.
         folder("/var/lib/estop/halts/inbox", 0o3775, INBOX),

@@ -2,13 +2,20 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 
 use crate::user;
+
+/// A folder itself, and nothing that a link leads to.
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Folders in folders whose owner is changed.
+const DEPTH_MAX: usize = 32;
 
 /// Whom a folder belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -146,7 +153,9 @@ impl Step {
             Step::Disable(unit) => tool("systemctl", &["disable", "--now", unit]),
             Step::RemoveFile(path) => Ok(fs::remove_file(path)?),
             Step::RemoveFolder(path) => Ok(fs::remove_dir_all(path)?),
-            Step::Keep { path } => Ok(give(path, 0, 0)?),
+            Step::Keep { path } => {
+                Ok(give(&rustix::fs::open(path, FOLDER, Mode::empty())?, Uid::ROOT, Gid::ROOT, DEPTH_MAX)?)
+            }
             Step::RemoveUser(user) => tool("userdel", &[user]),
             // A user's own group may have gone with the user.
             Step::RemoveGroup(group) if user::group(group).is_none() => Ok(()),
@@ -191,31 +200,42 @@ fn folder(path: &Path, mode: u32, owner: Owner) -> anyhow::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
         _ => {}
     }
-    let found = fs::symlink_metadata(path)?;
-    if !found.is_dir() {
-        bail!("`{}` is there, and is no folder", path.display());
-    }
-    if found.uid() == uid {
-        lchown(path, Some(uid), Some(gid))?;
+    // By descriptor from here on: what belongs to somebody else may be changed at any moment.
+    let opened = rustix::fs::open(path, FOLDER, Mode::empty());
+    let opened = opened.with_context(|| format!("`{}` is there, and is no folder", path.display()))?;
+    if rustix::fs::fstat(&opened)?.st_uid == uid {
+        rustix::fs::fchown(&opened, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     } else {
-        give(path, uid, gid)?;
+        give(&opened, Uid::from_raw(uid), Gid::from_raw(gid), DEPTH_MAX)?;
     }
     // After the owner: changing that takes the bits away.
-    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    rustix::fs::fchmod(&opened, Mode::from_raw_mode(mode))?;
     Ok(())
 }
 
-/// Changes the owner of everything, and follows no links.
-fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() {
-        // The folder first: whoever had it cannot put anything there any more.
-        lchown(path, Some(uid), Some(gid))?;
-        for entry in fs::read_dir(path)? {
-            give(&entry?.path(), uid, gid)?;
-        }
-        return Ok(());
+/// Changes the owner of everything in a folder, and follows no links, also if somebody moves things about meanwhile.
+fn give(folder: &OwnedFd, uid: Uid, gid: Gid, depth: usize) -> io::Result<()> {
+    if depth == 0 {
+        return Err(io::Error::other(format!("there are folders more than {DEPTH_MAX} deep in it")));
     }
-    lchown(path, Some(uid), Some(gid))
+    // The folder first: whoever had it cannot put anything there any more.
+    rustix::fs::fchown(folder, Some(uid), Some(gid))?;
+    for entry in rustix::fs::Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let found = rustix::fs::openat(folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let stat = rustix::fs::fstat(&found)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            give(&rustix::fs::openat(&found, ".", FOLDER, Mode::empty())?, uid, gid, depth - 1)?;
+        } else if stat.st_nlink == 1 {
+            // One with other names may be somebody's who never gave it away.
+            rustix::fs::chownat(&found, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+        }
+    }
+    Ok(())
 }
 
 /// There entirely or not at all.
