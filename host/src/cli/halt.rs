@@ -92,7 +92,8 @@ pub(super) fn put_in_force(halt: &Halt, force: bool, json: bool, home: &home::Op
         unconfirmed.extend(answers.iter().filter(|(_, answer)| !is_confirmed(answer)).map(|(host, _)| host.clone()));
         kill::Killed { hosts: killed, supervised, left } = kill::all(&unconfirmed, left);
     }
-    let answers: Vec<Answer> = answers.into_iter().map(|(_, answer)| answer).collect();
+    // By the number that was looked at, whatever it says of itself.
+    let answers: Vec<Answer> = answers.into_iter().map(|(host, answer)| Answer { pid: host.pid, ..answer }).collect();
     let entered = enter(&kept, home, halt, latched.is_ok(), &killed);
 
     if json {
@@ -173,8 +174,7 @@ fn host_id(host: &str) -> anyhow::Result<HostId> {
     }
     let pid: u32 = host.parse().map_err(|_| usage(format!("`{host}` is neither a pid nor a host id (host-…)")))?;
     let survey = hosts::block_on(hosts::survey())?;
-    let mut found =
-        survey.hosts.iter().filter(|(_, status)| status.host.pid == pid).map(|(_, status)| status.host.host);
+    let mut found = survey.hosts.iter().filter(|(host, _)| host.pid == pid).map(|(_, status)| status.host.host);
     match (found.next(), found.next()) {
         (Some(id), None) => Ok(id),
         (Some(_), Some(_)) => {

@@ -1,9 +1,12 @@
 //! The host processes of this machine, asked all at once.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use hyper::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,10 +14,18 @@ use serde::de::DeserializeOwned;
 use super::say;
 use crate::Home;
 use crate::control::Mode;
-use crate::control::client::{ANSWERS_WITHIN, AskError, Nothing, ask};
+use crate::control::client::{ANSWERS_WITHIN, AskError, Nothing, ask_text, parse};
 use crate::control::place::{self, Found};
 use crate::control::protocol::{Role, Status};
 
+/// Hosts of one user that are asked at one time.
+const ASKED_AT_ONCE_MAX: usize = 64;
+/// All hosts of one user have as long to answer as so many of them, one after the other.
+const TURNS_MAX: u32 = 3;
+/// What the hosts of one user may answer, all of them (bytes).
+const TOLD_BYTES_MAX: usize = 64 << 20;
+const TOO_MUCH: &str = "the hosts of this user answer with too much";
+const TOO_MANY: &str = "this user has too many hosts that do not answer, so it was not asked";
 /// A host that has broken off and is not gone by then was not ending.
 const GOES_WITHIN: Duration = Duration::from_millis(300);
 
@@ -72,32 +83,75 @@ pub(super) fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> 
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
 }
 
-/// Asks all of them the same.
+/// Asks all of them the same. Each user's hosts are asked apart from those of others, and as much as one user can have
+/// is bounded: nobody hides another one's hosts behind many of his own.
 pub(super) async fn ask_all<T: DeserializeOwned>(
     hosts: &[Found],
     (role, method, path): (Role, Method, &str),
     body: Option<&(impl Serialize + Sync)>,
     within: Duration,
 ) -> (Vec<(Found, T)>, Vec<(Found, AskError)>) {
-    let asked = hosts.iter().map(|host| ask(host, role, method.clone(), path, body, within));
-    let answers = join_all(asked).await;
+    let mut users: HashMap<u32, Vec<&Found>> = HashMap::new();
+    for host in hosts {
+        users.entry(host.owner).or_default().push(host);
+    }
+    let of_users = users.into_values().map(|hosts| {
+        let question = (role, method.clone(), path);
+        async move {
+            let user = OfUser { until: Instant::now() + within * TURNS_MAX, told_bytes: AtomicUsize::new(0) };
+            let asked = hosts.into_iter().map(|host| user.ask::<T>(host, question.clone(), body, within));
+            stream::iter(asked).buffer_unordered(ASKED_AT_ONCE_MAX).collect::<Vec<_>>().await
+        }
+    });
+    let mut answers: Vec<_> = join_all(of_users).await.into_iter().flatten().flatten().collect();
+    answers.sort_by(|(one, _), (other, _)| one.folder.cmp(&other.folder));
     let (mut answered, mut silent) = (Vec::new(), Vec::new());
-    for (host, answer) in hosts.iter().cloned().zip(answers) {
+    for (host, answer) in answers {
         match answer {
             Ok(answer) => answered.push((host, answer)),
-            // It is there, and not for this user.
-            Err(error) if error.is_shut_out() => silent.push((host, error)),
-            // It has ended while it was asked.
-            Err(AskError::Connect(..) | AskError::Garbled(_)) if goes(&host).await => {}
             Err(error) => silent.push((host, error)),
         }
     }
     (answered, silent)
 }
 
+/// What the hosts of one user have left.
+struct OfUser {
+    until: Instant,
+    told_bytes: AtomicUsize,
+}
+
+impl OfUser {
+    /// `None`: it has ended while it was asked.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        host: &Found,
+        (role, method, path): (Role, Method, &str),
+        body: Option<&(impl Serialize + Sync)>,
+        within: Duration,
+    ) -> Option<(Found, Result<T, AskError>)> {
+        let within = within.min(self.until.saturating_duration_since(Instant::now()));
+        if within.is_zero() {
+            return Some((host.clone(), Err(AskError::Garbled(TOO_MANY.into()))));
+        }
+        let text = ask_text(host, role, method, path, body, within).await;
+        let read = text.and_then(|text| {
+            let told_bytes = self.told_bytes.fetch_add(text.len(), Ordering::Relaxed);
+            if told_bytes > TOLD_BYTES_MAX { Err(AskError::Garbled(TOO_MUCH.into())) } else { parse(&text) }
+        });
+        let is_gone = match &read {
+            // It is there, and not for this user.
+            Err(error) if error.is_shut_out() => false,
+            Err(AskError::Connect(..) | AskError::Garbled(_)) => goes(host, self.until).await,
+            _ => false,
+        };
+        (!is_gone).then(|| (host.clone(), read))
+    }
+}
+
 /// Whether the host is ending.
-async fn goes(host: &Found) -> bool {
-    let until = Instant::now() + GOES_WITHIN;
+async fn goes(host: &Found, until: Instant) -> bool {
+    let until = until.min(Instant::now() + GOES_WITHIN);
     while !host.is_gone() {
         if Instant::now() >= until {
             return false;

@@ -6,7 +6,6 @@
 pub(crate) mod events;
 
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -67,12 +66,23 @@ pub async fn ask<T: DeserializeOwned>(
     body: Option<&(impl Serialize + Sync)>,
     within: Duration,
 ) -> Result<T, AskError> {
-    let socket = host.folder.join(role.socket());
+    parse(&ask_text(host, role, method, path, body, within).await?)
+}
+
+/// The same; the answer as it came.
+pub(crate) async fn ask_text(
+    host: &Found,
+    role: Role,
+    method: Method,
+    path: &str,
+    body: Option<&(impl Serialize + Sync)>,
+    within: Duration,
+) -> Result<Bytes, AskError> {
     let body = body.map(serde_json::to_vec).transpose().map_err(|error| AskError::Garbled(error.to_string()))?;
     let body = Bytes::from(body.unwrap_or_default());
     let asked = async {
         loop {
-            match exchange(&socket, method.clone(), path, body.clone()).await {
+            match exchange(host, role, method.clone(), path, body.clone()).await {
                 Err(Unanswered { was_sent, .. }) if !was_sent || role == Role::Operator => {
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
@@ -82,12 +92,16 @@ pub async fn ask<T: DeserializeOwned>(
         }
     };
     let (is_refused, text) = tokio::time::timeout(within, asked).await.map_err(|_| AskError::Silent(within))??;
-    let garbled = |error: serde_json::Error| AskError::Garbled(error.to_string());
     if is_refused {
-        let Refusal { error } = serde_json::from_slice(&text).map_err(garbled)?;
+        let Refusal { error } = parse(&text)?;
         return Err(AskError::Refused(error));
     }
-    serde_json::from_slice(&text).map_err(garbled)
+    Ok(text)
+}
+
+/// Reads an answer.
+pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, AskError> {
+    serde_json::from_slice(text).map_err(|error| AskError::Garbled(error.to_string()))
 }
 
 /// The host has let the connection go, or could not take it.
@@ -98,21 +112,27 @@ struct Unanswered {
 
 /// One request and its answer, and whether that is a refusal.
 async fn exchange(
-    socket: &Path,
+    host: &Found,
+    role: Role,
     method: Method,
     path: &str,
     body: Bytes,
 ) -> Result<Result<(bool, Bytes), AskError>, Unanswered> {
+    let socket = host.folder.join(role.socket());
     let connect = |error| AskError::Connect(socket.display().to_string(), error);
     let garbled = |error: &dyn std::fmt::Display| AskError::Garbled(error.to_string());
-    let stream = match UnixStream::connect(socket).await {
-        // Too many wait to be taken.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+    let stream = match UnixStream::connect(&socket).await {
+        Err(error) if is_for_want_of_room(&error) => {
             return Err(Unanswered { was_sent: false, error: connect(error) });
         }
         Err(error) => return Ok(Err(connect(error))),
         Ok(stream) => stream,
     };
+    // Anybody can name a folder after somebody else's process. Without a number it is in a place that has others.
+    let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    if let Some(pid) = peer.filter(|pid| *pid != 0 && u32::try_from(*pid).ok() != Some(host.pid)) {
+        return Ok(Err(AskError::Garbled(format!("it is process {pid} that answers there, and not {}", host.pid))));
+    }
     let (mut sender, connection) = match http1::handshake(TokioIo::new(stream)).await {
         Ok(connected) => connected,
         Err(error) => return Ok(Err(connect(io::Error::other(error)))),
@@ -140,12 +160,21 @@ async fn exchange(
     }
 }
 
+/// Too many wait to be taken, or this process has too many files open: neither is for the host to answer for.
+fn is_for_want_of_room(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| [Errno::WOULDBLOCK, Errno::MFILE, Errno::NFILE].contains(&errno))
+}
+
 /// An empty body.
 #[derive(Serialize, Deserialize)]
 pub struct Nothing {}
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixSocket;
 
@@ -154,7 +183,11 @@ mod tests {
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 
     async fn asks(folder: &Path, role: Role) -> Result<Nothing, AskError> {
-        let host = Found { folder: folder.to_owned(), pid: 1, owner: 0 };
+        asks_process(std::process::id(), folder, role).await
+    }
+
+    async fn asks_process(pid: u32, folder: &Path, role: Role) -> Result<Nothing, AskError> {
+        let host = Found { folder: folder.to_owned(), pid, owner: 0 };
         ask(&host, role, Method::GET, "/v1/status", None::<&Nothing>, Duration::from_secs(60)).await
     }
 
@@ -183,6 +216,27 @@ mod tests {
                 () = host => {}
                 answer = asks(folder.path(), role) => assert_eq!(answer.is_ok(), role == Role::Operator),
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_answers_in_the_name_of_another_process_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = tokio::net::UnixListener::bind(folder.path().join(Role::Operator.socket())).unwrap();
+        let host = async {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(answers(stream));
+            }
+        };
+        let asked = async {
+            assert!(asks(folder.path(), Role::Operator).await.is_ok());
+            let other = asks_process(std::process::id() + 1, folder.path(), Role::Operator).await;
+            assert!(matches!(&other, Err(AskError::Garbled(why)) if why.contains("that answers there")));
+        };
+        tokio::select! {
+            () = host => {}
+            () = asked => {}
         }
     }
 
