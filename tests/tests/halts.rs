@@ -319,6 +319,44 @@ async fn a_halt_that_cannot_be_put_on_the_disk_says_so() {
     assert_eq!(entry["latched"], false);
 }
 
+/// Whoever may halt cannot fill the list until nobody can lift anything: one too many stops what runs, says that it does
+/// not hold, and leaves a place for a halt of everything.
+#[tokio::test]
+async fn there_is_always_room_for_a_halt_of_everything() {
+    const IN_FORCE_MAX: usize = 900;
+    let home = home::temporary();
+    let host = host(&home);
+    let (kv, runaway) = (load(&host, "kv").await, load(&host, "runaway").await);
+    let spinning = spin(&host, &runaway, "late");
+    let halt = |agent: String| host.halt(HaltScope::Agent(agent), "mallory", "");
+    let made: Vec<Halt> = (0..IN_FORCE_MAX).map(|n| halt(format!("a{n}")).expect("a halt")).collect();
+    let error = halt("late".into()).expect_err("there is no room");
+    assert!(matches!(error, HaltError::TooMany { in_force: IN_FORCE_MAX }), "{error}");
+    halted(&*within(spinning.outcome()).await);
+    completed(&get(&host, &kv, "late", "k").await);
+    let all = host.halt(HaltScope::All, "alice", "enough of that").expect("there is room for it");
+    refused(&*get(&host, &kv, "late", "k").await, &["halted"]);
+    host.halt(HaltScope::All, "mallory", "").expect_err("everything is halted already");
+    for halt in [&all, &made[0]] {
+        host.lift(halt.halt, "alice", "there were too many").expect("it is lifted");
+    }
+    assert_eq!(host.halts().len(), IN_FORCE_MAX - 1);
+    halt("late".into()).expect("there is room again");
+    within(host.shutdown()).await;
+
+    // More files than are read, whoever has put them there: everything is halted.
+    let latched = halts(home.home()).join("latched");
+    let text = fs::read_to_string(latched.join(format!("{}.json", made[1].halt))).expect("a halt's file");
+    for n in 0..200 {
+        let id = format!("halt-01ARZ3NDEKTSV4RRFFQ6{n:06}");
+        fs::write(latched.join(format!("{id}.json")), text.replace(&made[1].halt.to_string(), &id)).expect("a file");
+    }
+    let crowded = self::host(&home);
+    let error = crowded.load(Source::file(guests::path("kv"))).await.expect_err("it is halted");
+    assert!(error.to_string().contains("more than 1000"), "{error}");
+    within(crowded.shutdown()).await;
+}
+
 /// The agent's own loop stops too, and not only its tools.
 #[tokio::test]
 async fn an_agent_learns_that_it_is_halted() {

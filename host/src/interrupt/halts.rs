@@ -8,7 +8,9 @@
 //! - A halt that another process has put on the disk is met by every call that looks after that: the kernel has queued the
 //!   news of it by then, and a call waits until the news has been read.
 
+mod act;
 mod files;
+mod halt;
 
 use std::collections::{HashSet, VecDeque};
 use std::os::fd::OwnedFd;
@@ -16,24 +18,22 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::inotify;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub(crate) use self::files::MACHINE;
 use self::files::{Folder, Found, SETTLES_WITHIN};
-use super::{Cause, Interrupt, Interruption, Reached, Scope, TEXT_BYTES_MAX, cut};
+pub use self::halt::{Halt, HaltError, HaltScope};
+use super::Reached;
 use crate::call::CallState;
 use crate::heartbeat::Heartbeat;
 use crate::home::Home;
 use crate::host::Core;
-use crate::ids::{CallId, HaltId, HostId};
-use crate::log::{EntryKind, Record, rfc3339_us};
-use crate::tools::Digest;
+use crate::ids::{HaltId, HostId};
 
 /// The folders are read again after this long, also if there was no news of them.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -41,157 +41,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 /// Halts whose reach is remembered at one time.
 const REMEMBERED_MAX: usize = 64;
+/// Halts in force that a host takes more to. Fewer than [`files::HALTS_MAX`], so that they can be read and lifted.
+const IN_FORCE_MAX: usize = 900;
 /// How long a call waits for news of halts to be read; then it is refused.
 const NEWS_MAX: Duration = Duration::from_secs(2);
-
-/// What a halt covers, always with the children of what it names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum HaltScope {
-    /// Everything that runs where the halt is in force: in a home, or on the machine.
-    All,
-    /// Every call on behalf of this agent, and the agent's own program.
-    Agent(String),
-    /// Every call of a tool of this name, in whatever component.
-    Tool(String),
-    /// Every call of this component.
-    Component(Digest),
-    /// Every call of this host process.
-    Host(HostId),
-}
-
-impl HaltScope {
-    /// What to stop in this host, if anything.
-    fn in_host(&self, host: HostId) -> Option<Scope> {
-        Some(match self {
-            HaltScope::All => Scope::Everything,
-            HaltScope::Agent(agent) => Scope::Agent(agent.clone()),
-            HaltScope::Tool(tool) => Scope::Tool(tool.clone()),
-            HaltScope::Component(digest) => Scope::Component(*digest),
-            HaltScope::Host(halted) => return (*halted == host).then_some(Scope::Host),
-        })
-    }
-
-    /// Whether this agent's own program may not go on.
-    pub fn covers_agent(&self, agent: &str) -> bool {
-        match self {
-            HaltScope::All => true,
-            HaltScope::Agent(halted) => halted == agent,
-            HaltScope::Tool(_) | HaltScope::Component(_) | HaltScope::Host(_) => false,
-        }
-    }
-}
-
-impl std::fmt::Display for HaltScope {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            HaltScope::All => f.write_str("everything"),
-            HaltScope::Agent(agent) => write!(f, "agent {agent}"),
-            HaltScope::Tool(tool) => write!(f, "tool {tool}"),
-            HaltScope::Component(digest) => write!(f, "component {digest}"),
-            HaltScope::Host(host) => write!(f, "{host}"),
-        }
-    }
-}
-
-/// One halt.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Halt {
-    /// What it is called, to lift it.
-    pub halt: HaltId,
-    /// What it covers.
-    pub scope: HaltScope,
-    /// Who.
-    pub actor: String,
-    /// In the words of the actor; may be empty.
-    #[serde(default)]
-    pub reason: String,
-    /// Since when.
-    #[serde(with = "rfc3339_us")]
-    pub at: SystemTime,
-    /// It is never lifted: what it covers is retired, and what it has left is kept.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub permanent: bool,
-    /// It holds for every host of the machine, whatever its home and user.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub machine: bool,
-}
-
-impl Halt {
-    /// From now on, not in force yet. An actor or reason of more than a kilobyte is cut.
-    pub fn new(scope: HaltScope, actor: impl Into<String>, reason: impl Into<String>) -> Self {
-        let (mut actor, mut reason) = (actor.into(), reason.into());
-        cut(&mut actor, TEXT_BYTES_MAX);
-        cut(&mut reason, TEXT_BYTES_MAX);
-        Self { halt: HaltId::generate(), scope, actor, reason, at: SystemTime::now(), permanent: false, machine: false }
-    }
-
-    /// Never to be lifted.
-    #[must_use]
-    pub fn permanent(self) -> Self {
-        Self { permanent: true, ..self }
-    }
-
-    /// Whether both are the same halt. A name alone does not make it so: whoever asks chooses that.
-    fn is(&self, other: &Halt) -> bool {
-        self.halt == other.halt && self.scope == other.scope
-    }
-
-    /// For whoever is refused because of it: by whom, when and why.
-    pub fn says(&self) -> String {
-        let at = humantime::format_rfc3339_seconds(self.at);
-        let why = if self.reason.is_empty() { "without a reason".into() } else { format!("“{}”", self.reason) };
-        let Self { halt, scope, actor, .. } = self;
-        let what = if self.permanent { "retired for good" } else { "halted" };
-        let place = if self.machine { " on this machine" } else { "" };
-        let how = if self.permanent { "nothing lifts it".into() } else { format!("`estop lift {halt}` lifts it") };
-        format!("{scope} was {what}{place} by {actor} at {at}, {why} ({halt}; {how})")
-    }
-
-    pub(crate) fn may_be_lifted(&self) -> Result<(), HaltError> {
-        if self.permanent { Err(HaltError::Retired { halt: self.halt, says: self.says() }) } else { Ok(()) }
-    }
-
-    /// Before what it says.
-    fn word(&self) -> &'static str {
-        if self.permanent { "retired" } else { "halted" }
-    }
-}
-
-/// A halt could not be put on the disk, or taken from it.
-#[derive(Debug, thiserror::Error)]
-pub enum HaltError {
-    /// Its file could not be written: it is in force in this process only, and ends with it.
-    #[error("`{path}` cannot be written, so the halt would not outlive this process: {error}")]
-    NotOnDisk {
-        /// Which file or folder.
-        path: String,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// It could not be lifted, and is still in force.
-    #[error("{halt} is still in force: {why}")]
-    StillInForce {
-        /// Which.
-        halt: HaltId,
-        /// Why.
-        why: String,
-    },
-    /// It is not a stop that ends: what it covers is retired.
-    #[error(
-        "{halt} is never lifted: {says}; only whoever may write in the home can still take its file out of `halts/latched` \
-         by hand, and the log keeps that it was there"
-    )]
-    Retired {
-        /// Which.
-        halt: HaltId,
-        /// What it says.
-        says: String,
-    },
-    /// Nothing of this name is in force.
-    #[error("no halt {0} is in force; `estop halts` lists those that are")]
-    Unknown(HaltId),
-}
 
 /// What is in force.
 #[derive(Default)]
@@ -204,6 +57,13 @@ struct List {
 impl List {
     fn has(&self, halt: &Halt) -> bool {
         self.halts.iter().any(|other| other.is(halt))
+    }
+
+    /// Whether there is room for one more. For the first one of everything there always is.
+    fn takes(&self, halt: &Halt) -> bool {
+        let is_first_of_all =
+            || halt.scope == HaltScope::All && self.halts.iter().all(|other| other.scope != HaltScope::All);
+        self.halts.len() < IN_FORCE_MAX || is_first_of_all()
     }
 }
 
@@ -374,11 +234,9 @@ impl Halts {
         // Where it cannot be read, what was in force before is so still.
         let kept = before.halts.iter().filter(|_| list.unreadable.is_some());
         halts.extend(kept.chain(in_memory.iter().map(|own| &own.halt)).cloned());
-        for halt in halts {
-            if !list.has(&halt) {
-                list.halts.push(halt);
-            }
-        }
+        let mut known = HashSet::new();
+        halts.retain(|halt| known.insert((halt.halt, halt.scope.clone())));
+        list.halts = halts;
         self.list.store(Arc::new(list));
     }
 
@@ -487,9 +345,12 @@ impl Halts {
         self.list.load().halts.iter().any(|other| other.halt == halt && other.scope != *scope)
     }
 
-    /// In force in this process from now on.
+    /// In force in this process from now on, if there is room for it.
     fn add(&self, halt: &Arc<Halt>) {
         let mut in_memory = self.in_memory();
+        if !self.list.load().takes(halt) {
+            return;
+        }
         if in_memory.iter().all(|own| !own.halt.is(halt)) {
             in_memory.push(Own { halt: Arc::clone(halt), on_disk: false });
         }
@@ -500,6 +361,12 @@ impl Halts {
         }
         drop(in_memory);
         self.looks.send_modify(|looks| *looks += 1);
+    }
+
+    /// Whether `add` has had room for it.
+    fn holds(&self, halt: &Halt) -> Result<(), HaltError> {
+        let list = self.list.load();
+        if list.has(halt) { Ok(()) } else { Err(HaltError::TooMany { in_force: list.halts.len() }) }
     }
 
     /// Puts a halt on the disk: that of the machine, if this host keeps the machine's. Whether it was not there.
@@ -538,13 +405,13 @@ impl Halts {
         }
     }
 
-    /// Whether this process has stopped what a halt covers.
     /// Whether a halt that was found on the disk has stopped something lately, and whoever has made it did not ask yet.
     #[cfg(feature = "control")]
     pub(crate) fn has_to_tell(&self, within: Duration) -> bool {
         self.acted().iter().any(|acted| !acted.told && !acted.calls.is_empty() && acted.at.elapsed() < within)
     }
 
+    /// Whether this process has stopped what a halt covers.
     fn has_acted(&self, halt: &Halt) -> bool {
         self.acted().iter().any(|acted| acted.is_of(halt))
     }
@@ -558,7 +425,13 @@ impl Halts {
         for folder in self.folders.iter().filter(|folder| folder.is_kept_by_us()) {
             folder.lift(halt)?;
         }
-        self.in_memory().retain(|own| own.halt.halt != halt);
+        let mut in_memory = self.in_memory();
+        in_memory.retain(|own| own.halt.halt != halt);
+        // Also where what else is in force cannot be read. If its file is still there, the look finds it again.
+        let List { halts, unreadable } = &**self.list.load();
+        let halts = halts.iter().filter(|other| other.halt != halt).cloned().collect();
+        self.list.store(Arc::new(List { halts, unreadable: unreadable.clone() }));
+        drop(in_memory);
         self.look();
         match find() {
             Some(left) if left.machine => Err(HaltError::StillInForce {
@@ -579,95 +452,5 @@ fn wait(news: Option<&OwnedFd>, most: Duration) {
     if rustix::event::poll(&mut polled, Some(&timeout)).is_err() {
         // Whatever it is, not in a loop without rest.
         thread::sleep(Duration::from_millis(10));
-    }
-}
-
-impl Core {
-    /// Halts: at once and in memory, then on the disk. The error says that it will not outlive this process.
-    ///
-    /// In force before it walks the calls, by a read-modify-write that every registered call makes as well before it looks:
-    /// whichever of the two is first, the other one sees what stands before it.
-    pub(crate) fn halt(&self, halt: Halt) -> Result<(), HaltError> {
-        let halt = Arc::new(halt);
-        drop(self.begin_halt(&halt));
-        self.latch(&halt)
-    }
-
-    /// The first half, which waits for nobody.
-    pub(crate) fn begin_halt(&self, halt: &Arc<Halt>) -> Interruption {
-        self.halts.add(halt);
-        self.stop_halted(halt, true)
-    }
-
-    /// The second half, which waits for the disk.
-    pub(crate) fn latch(&self, halt: &Halt) -> Result<(), HaltError> {
-        self.enter_latched(halt, self.halts.persist(halt))
-    }
-
-    /// Whoever has put it on the disk enters it; if nobody could, this does.
-    fn enter_latched(&self, halt: &Halt, latched: Result<bool, HaltError>) -> Result<(), HaltError> {
-        if matches!(latched, Ok(false)) {
-            self.show(halt);
-        } else {
-            self.log.record(Record::Noted(EntryKind::halted(halt, latched.is_ok())));
-        }
-        latched.map(drop)
-    }
-
-    /// Somebody else enters it: those who watch this host are to see it all the same.
-    fn show(&self, halt: &Halt) {
-        #[cfg(feature = "control")]
-        self.writer.observers.feed.entry(&self.writer.entry(EntryKind::halted(halt, true)));
-        // Nobody can watch.
-        #[cfg(not(feature = "control"))]
-        let _ = (self, halt);
-    }
-
-    /// Stops what a halt in the list covers. What it reached before, because it came by two ways, is part of the answer.
-    fn stop_halted(&self, halt: &Halt, asked: bool) -> Interruption {
-        self.halts.order.fetch_add(1, Ordering::AcqRel);
-        let Some(scope) = halt.scope.in_host(self.id) else { return Interruption::default() };
-        let mut acted = self.halts.acted();
-        let before = acted.iter().position(|acted| acted.is_of(halt)).and_then(|at| acted.remove(at));
-        let (mut calls, told) = before.map(|acted| (acted.calls, acted.told)).unwrap_or_default();
-        let mut left = calls.is_empty();
-        self.inventory.walk(|call| left |= scope.covers(call));
-        // Nobody has come since: there is nothing to deliver again.
-        if left {
-            let interrupt = Interrupt::new(Cause::Halted, halt.actor.clone()).reason(halt.reason.clone());
-            let interruption = self.interrupt(scope, Interrupt { halt: Some(halt.halt), ..interrupt });
-            let known: HashSet<CallId> = calls.iter().map(|(call, _)| call.id).collect();
-            calls.extend(interruption.calls.into_iter().filter(|(call, _)| !known.contains(&call.id)));
-        }
-        acted.truncate(REMEMBERED_MAX - 1);
-        acted.push_front(Acted {
-            halt: halt.halt,
-            scope: halt.scope.clone(),
-            at: Instant::now(),
-            calls: calls.clone(),
-            told: told || asked,
-        });
-        Interruption { calls }
-    }
-
-    /// Lifts a halt: what it covered may start again, and nothing resumes.
-    pub(crate) fn lift(&self, halt: HaltId, actor: &str, reason: &str) -> Result<Halt, HaltError> {
-        let in_force = self.halts.list.load().halts.iter().find(|other| other.halt == halt).cloned();
-        let found = in_force.ok_or(HaltError::Unknown(halt))?;
-        found.may_be_lifted()?;
-        if let Some(scope) = found.scope.in_host(self.id) {
-            let mut stopping = 0;
-            self.inventory.walk(|call| stopping += usize::from(scope.covers(call) && call.gate.is_flagged()));
-            if stopping > 0 {
-                let why = format!("{stopping} calls that it covers are still stopping (`estop ps` lists them)");
-                return Err(HaltError::StillInForce { halt, why });
-            }
-        }
-        let lifted = self.halts.remove(halt)?;
-        let (mut actor, mut reason) = (actor.to_owned(), reason.to_owned());
-        cut(&mut actor, TEXT_BYTES_MAX);
-        cut(&mut reason, TEXT_BYTES_MAX);
-        self.log.record(Record::Noted(EntryKind::Lift { halt, scope: lifted.scope.clone(), actor, reason }));
-        Ok((*lifted).clone())
     }
 }

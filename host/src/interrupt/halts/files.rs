@@ -26,7 +26,7 @@ use crate::user;
 /// Halts of the whole machine: every host reads them, whatever its home.
 pub(crate) const MACHINE: &str = "/var/lib/estop/halts";
 /// Halts in one folder. More count as one of everything.
-const HALTS_MAX: usize = 1000;
+pub(super) const HALTS_MAX: usize = 1000;
 /// A halt's file, or a dropped one (bytes). What is longer is cut.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
