@@ -7,6 +7,7 @@
 //! - What is asked for can only lower what the host grants.
 
 mod events;
+mod places;
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::sync::{Notify, watch};
 
+use self::places::Places;
 use super::denials::Denials;
 use super::place::Mode;
 use super::protocol::{Answer, CallBegun, CallRequest, CancelRequest, Role, ToolList};
@@ -30,7 +32,7 @@ use crate::agent::{self, Agent, DEFAULT_AGENT};
 use crate::host::Core;
 use crate::interrupt::{Cause, Interrupt, Interruption, Scope};
 
-/// Connections of agents at one time, and so the calls that they wait for.
+/// Connections of agents at one time.
 const CONNECTIONS_MAX: usize = 256;
 /// What a request may have beside the tool's input (bytes).
 const BESIDE_INPUT_BYTES_MAX: usize = 64 << 10;
@@ -43,6 +45,7 @@ struct Counter {
     closed: watch::Receiver<bool>,
     mode: Mode,
     denials: Arc<Denials>,
+    places: Arc<Places>,
 }
 
 impl Counter {
@@ -77,7 +80,8 @@ pub(super) fn start(
     let (ended, has_ended) = watch::channel(false);
     let (core_later, is_closed) = (Arc::downgrade(core), closed.clone());
     let foreign = rights::denied(Role::Agent, &denials);
-    let counter = Arc::new(Counter { core: core_later, served, tokens: Tokens::new()?, closed, mode, denials });
+    let (tokens, places) = (Tokens::new()?, Places::new(CONNECTIONS_MAX, mode));
+    let counter = Arc::new(Counter { core: core_later, served, tokens, closed, mode, denials, places });
     let request_bytes_max = core.call_limits.input_bytes_max.saturating_add(BESIDE_INPUT_BYTES_MAX);
     let routes = routes().merge(foreign).layer(DefaultBodyLimit::max(request_bytes_max)).with_state(counter);
     let bounds = Bounds { connections_max: CONNECTIONS_MAX, connected_max: None };
@@ -116,17 +120,19 @@ async fn call(
     let request: CallRequest = parse(&body)?;
     let core = counter.core()?;
     let agent = counter.agent_of("call", &peer, request.agent)?;
+    let place = counter.places.take(peer.uid).map_err(|why| Refused(StatusCode::SERVICE_UNAVAILABLE, why))?;
     let most = &core.call_limits;
     let lower = |asked: Option<u64>, most: Duration| asked.map_or(most, |us| Duration::from_micros(us).min(most));
     let (deadline, grace) = (lower(request.deadline_us, most.deadline), lower(request.grace_us, most.grace));
     let fuel = request.fuel.map_or(most.fuel, |fuel| fuel.min(most.fuel));
     let memory_bytes = request.memory_bytes.and_then(|bytes| usize::try_from(bytes).ok());
     let memory_bytes = memory_bytes.map_or(most.memory_bytes_max, |bytes| bytes.min(most.memory_bytes_max));
+    let priority = request.priority.map_or(most.priority, |priority| priority.min(most.priority));
     let agent = Agent::new(Arc::clone(&core), agent);
     let (tool, input) = (request.tool, request.input);
     let call = counter.served.start(&tool, request.component.as_deref(), |component| {
         let call = agent.call(component, &*tool, input).deadline(deadline).grace(grace);
-        call.fuel(fuel).memory_bytes(memory_bytes).start()
+        call.fuel(fuel).memory_bytes(memory_bytes).priority(priority).start()
     });
     let call = call.map_err(|error| {
         let status = match error {
@@ -136,7 +142,7 @@ async fn call(
         Refused(status, error.to_string())
     })?;
     let begun = CallBegun { call: call.id(), token: counter.tokens.of(call.id(), peer.uid) };
-    Ok(events::of_call(call, begun, peer.name()))
+    Ok(events::of_call(call, begun, peer.name(), place))
 }
 
 async fn stop(

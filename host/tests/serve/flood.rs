@@ -1,13 +1,13 @@
 //! Agents, however many and however rude, keep no operator from the switch.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::command::Running;
 use crate::scene::{Scene, Stream, ask, section, spin, until};
@@ -113,22 +113,31 @@ fn a_client_that_vanishes_is_noticed() {
     });
 }
 
-/// When as many calls are waited for as may be, whoever comes next is told so, and none of the others is given up.
+/// When as many calls are waited for as may be, whoever comes next with one is told so, none of the others is given up, and
+/// whoever wants to stop one is heard.
 #[test]
 fn whoever_finds_no_room_is_told() {
     let (scene, host) = Scene::serving(&["runaway"]);
     let socket = scene.socket(&host);
-    let mut calls: Vec<Stream> = (0..256).map(|_| spin(&socket, "a").1).collect();
-    let (status, answer) = ask(&socket, "GET", "/v1/tools", "");
+    let mut calls: Vec<(Value, Stream)> = (0..240).map(|_| spin(&socket, "a")).collect();
+    let request = json!({"tool": "spin"}).to_string();
+    let (status, answer) = ask(&socket, "POST", "/v1/call", &request);
     assert_eq!(status, 503, "{answer}");
     assert!(answer["error"].as_str().unwrap().contains("try again"));
+    assert_eq!(ask(&socket, "GET", "/v1/tools", "").0, 200);
+    let (begun, mut stopped) = calls.pop().unwrap();
+    let cancel = json!({"call": begun["call"], "token": begun["token"]}).to_string();
+    let (status, answer) = ask(&socket, "POST", "/v1/stop", &cancel);
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(stopped.event("outcome")["cause"], "cancelled");
+    drop(stopped);
     drop(calls.pop());
     until("there is room again", || {
         let mut stream = connect(&socket);
-        let _ = stream.write_all(b"GET /v1/tools HTTP/1.1\r\nhost: x\r\n\r\n");
-        let mut answer = String::new();
-        let _ = std::io::Read::read_to_string(&mut stream, &mut answer);
-        answer.starts_with("HTTP/1.1 200")
+        let length = request.len();
+        let _ = write!(stream, "POST /v1/call HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{request}");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).is_ok() && answer == *b"HTTP/1.1 200"
     });
     // A request that is too long is refused.
     let body = format!("{{\"tool\":\"{}\"}}", "x".repeat(2 << 20));

@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::places::Place;
 use crate::call::{Call, Outcome, Progress};
 use crate::control::protocol::{CallBegun, HaltedNow};
 use crate::host::Core;
@@ -54,6 +55,8 @@ impl Drop for Held {
 
 struct OfCall {
     held: Held,
+    /// Until it is told, or nobody listens.
+    _place: Place,
     begun: Option<CallBegun>,
     progress: watch::Receiver<Option<Progress>>,
     not_before: Instant,
@@ -62,12 +65,13 @@ struct OfCall {
 }
 
 /// Tells a call to the end.
-pub(super) fn of_call(call: Call, begun: CallBegun, peer: Arc<str>) -> Told<impl Stream<Item = Said>> {
+pub(super) fn of_call(call: Call, begun: CallBegun, peer: Arc<str>, place: Place) -> Told<impl Stream<Item = Said>> {
     let mut progress = call.progress();
     // What it has said before somebody listened.
     progress.mark_changed();
     let held = Held { call: Some(call), peer };
-    let state = OfCall { held, begun: Some(begun), progress, not_before: Instant::now(), outcome: None, over: false };
+    let (begun, not_before) = (Some(begun), Instant::now());
+    let state = OfCall { held, _place: place, begun, progress, not_before, outcome: None, over: false };
     tell(unfold(state, |mut state| async {
         let event = state.next().await?;
         Some((Ok(event), state))
