@@ -25,6 +25,8 @@ use crate::transaction::StateLimits;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Longer would outlast the patience of whoever stops the process.
 const SHUTDOWN_GRACE_MAX: Duration = Duration::from_secs(60);
+/// More often it would do little else.
+const DRILL_EVERY_MIN: Duration = Duration::from_secs(60);
 /// More threads than any machine has processors.
 const WORKERS_MAX: usize = 1024;
 
@@ -43,6 +45,8 @@ pub(crate) struct HostPolicy {
     pub(crate) checkpoint_to: Option<CheckpointTo>,
     /// What running calls get to tidy up when the host ends.
     pub(crate) shutdown_grace: Duration,
+    /// How often it drills its emergency stop; never, if nothing is said.
+    pub(crate) drill_every: Option<Duration>,
 }
 
 impl PartialEq for HostPolicy {
@@ -96,6 +100,7 @@ struct HostTable {
     workers: Option<Spanned<usize>>,
     checkpoint_to: Option<Parsed<CheckpointTo>>,
     shutdown_grace: Option<Spanned<Time>>,
+    drill_every: Option<Spanned<Time>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -105,6 +110,7 @@ struct LimitsTable {
     grace: Option<Time>,
     fuel: Option<Spanned<Fuel>>,
     memory: Option<Spanned<Bytes>>,
+    priority: Option<u8>,
     input_bytes_max: Option<Bytes>,
     output_bytes_max: Option<Bytes>,
     transfer_bytes_max: Option<Bytes>,
@@ -278,6 +284,15 @@ impl HostTable {
             Some(given) if given.get_ref().0 <= SHUTDOWN_GRACE_MAX => given.into_inner().0,
             Some(given) => return Err(wrong(given.span(), format!("at most {}s", SHUTDOWN_GRACE_MAX.as_secs()))),
         };
+        let drill_every = match self.drill_every {
+            Some(given) if given.get_ref().0 < DRILL_EVERY_MIN => {
+                return Err(wrong(
+                    given.span(),
+                    format!("at least {}s: a drill takes up to 13s", DRILL_EVERY_MIN.as_secs()),
+                ));
+            }
+            given => given.map(|given| given.into_inner().0),
+        };
         let asked = limits.memory.as_ref().map(|memory| (memory.span(), memory.get_ref().0));
         let memory_bytes_max = match (self.memory_bytes_max, asked) {
             // Whoever grants it to calls grants it to the host.
@@ -305,7 +320,7 @@ impl HostTable {
         };
         let call_limits = limits.check(memory_bytes_max, wrong)?;
         let checkpoint_to = self.checkpoint_to.map(|Parsed(to)| to);
-        Ok(HostPolicy { limits: host_limits, call_limits, checkpoint_to, shutdown_grace })
+        Ok(HostPolicy { limits: host_limits, call_limits, checkpoint_to, shutdown_grace, drill_every })
     }
 }
 
@@ -341,6 +356,7 @@ impl LimitsTable {
             grace: self.grace.map_or(none.grace, |Time(grace)| grace),
             fuel,
             memory_bytes_max: memory,
+            priority: self.priority.unwrap_or(none.priority),
             input_bytes_max: bytes(self.input_bytes_max, none.input_bytes_max),
             output_bytes_max: bytes(self.output_bytes_max, none.output_bytes_max),
             transfer_bytes_max: bytes(self.transfer_bytes_max, none.transfer_bytes_max),

@@ -187,10 +187,12 @@ impl Sandbox {
         store.set_fuel(armed_fuel)?;
         store.fuel_async_yield_interval(Some(FUEL_INTERVAL))?;
         store.epoch_deadline_callback(|cx| {
-            // Nothing but this one load: a callback may not touch the store.
-            if cx.data().call.gate.is_interrupted() {
+            // Nothing but this one load, and a mark: a callback may not touch the store.
+            let call = &cx.data().call;
+            if call.gate.is_interrupted() {
                 Err(Interrupted.into())
             } else {
+                call.live.gives_way();
                 Ok(UpdateDeadline::YieldCustom(1, Box::pin(yield_once())))
             }
         });

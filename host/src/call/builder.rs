@@ -58,7 +58,7 @@ impl CallBuilder {
             component: Some(component),
             operation: Operation::Call(input),
             limits: core.call_limits.clone(),
-            priority: PRIORITY_DEFAULT,
+            priority: core.call_limits.priority,
             refused: None,
         };
         let refused = reserved(&agent);
@@ -114,7 +114,8 @@ impl CallBuilder {
         self
     }
 
-    /// How urgent it is: higher is more urgent, [`PRIORITY_DEFAULT`] if nothing is said.
+    /// How urgent it is: higher is more urgent. If nothing is said, what the host's
+    /// [`CallLimits`](crate::CallLimits) say, [`PRIORITY_DEFAULT`] if they were not changed.
     ///
     /// Calls that wait for room are let in by priority, and in the order in which they came among equals. When there is no
     /// room, a call stops the least urgent of those that run, and of equals the one that came last, if that one is less

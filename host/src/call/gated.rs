@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::CallState;
+use super::meter::Meter;
 use crate::host::Core;
 
 pub(super) enum Ended<T> {
@@ -25,12 +26,13 @@ pub(super) struct Gated<'a, F> {
     core: &'a Core,
     call: &'a CallState,
     inner: Pin<&'a mut Option<F>>,
+    meter: Option<Meter>,
 }
 
 impl<'a, F: Future> Gated<'a, F> {
     /// `inner` is emptied when the gate is closed.
     pub(super) fn new(core: &'a Core, call: &'a CallState, inner: Pin<&'a mut Option<F>>) -> Self {
-        Self { core, call, inner }
+        Self { core, call, inner, meter: None }
     }
 }
 
@@ -57,16 +59,21 @@ impl<F: Future> Future for Gated<'_, F> {
         // Before the gate is looked at: an interrupt from here on finds somebody to wake.
         self.call.waker.register(cx.waker());
         let entered = self.call.gate.enter().is_ok();
+        let meter = self.meter.take();
         let Some(inner) = self.inner.as_mut().as_pin_mut().filter(|_| entered) else {
             return Poll::Ready(self.interrupted());
         };
-        let polled = catch_unwind(AssertUnwindSafe(|| inner.poll(cx)));
+        let waker = meter.as_ref().map_or(cx.waker(), Meter::waker);
+        let polled = catch_unwind(AssertUnwindSafe(|| inner.poll(&mut Context::from_waker(waker))));
         if self.call.gate.leave().is_err() {
             self.call.halted(self.core.now_ns());
             return Poll::Ready(self.interrupted());
         }
         match polled {
-            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Pending) => {
+                self.meter = Some(Meter::pending(meter, cx.waker(), &self.call.live));
+                Poll::Pending
+            }
             Ok(Poll::Ready(value)) => Poll::Ready(Ended::Ready(value)),
             Err(panic) => Poll::Ready(Ended::Panicked(message(&*panic))),
         }

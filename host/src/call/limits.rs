@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::PRIORITY_DEFAULT;
 use crate::transaction::StateLimits;
 
-/// Bounds of one call. A call can ask for less or more of the first four; the rest is the host's.
+/// Bounds of one call. A call can ask for less or more of the first five; the rest is the host's.
 #[derive(Clone, Debug)]
 pub struct CallLimits {
     /// From the start of the guest; waiting for room is not billed.
@@ -15,6 +16,8 @@ pub struct CallLimits {
     pub fuel: u64,
     /// All linear memories together (bytes). At most [`HostLimits::memory_bytes_max`](crate::HostLimits).
     pub memory_bytes_max: usize,
+    /// How urgent it is; see [`CallBuilder::priority`](crate::CallBuilder::priority).
+    pub priority: u8,
     /// The input as JSON text (bytes).
     pub input_bytes_max: usize,
     /// The output as JSON text, with its attachments (bytes).
@@ -38,6 +41,7 @@ impl Default for CallLimits {
             grace: Duration::ZERO,
             fuel: 1_000_000_000_000,
             memory_bytes_max: 64 << 20,
+            priority: PRIORITY_DEFAULT,
             input_bytes_max: 1 << 20,
             output_bytes_max: 2 << 20,
             transfer_bytes_max: 4 << 20,

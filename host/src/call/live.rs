@@ -29,6 +29,8 @@ pub(crate) struct Live {
     pub(crate) registered_ns: u64,
     #[cfg_attr(not(feature = "control"), expect(dead_code, reason = "only operators look at it"))]
     pub(crate) fuel_granted: u64,
+    fuel_used: AtomicU64,
+    turn_is_over: AtomicBool,
     pub(crate) memory_bytes: AtomicU64,
     writes: AtomicU64,
     bytes: AtomicU64,
@@ -48,6 +50,8 @@ impl Live {
         Self {
             registered_ns,
             fuel_granted,
+            fuel_used: AtomicU64::new(0),
+            turn_is_over: AtomicBool::new(false),
             memory_bytes: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -92,6 +96,27 @@ impl Live {
 
     fn all_effects(&self) -> MutexGuard<'_, Vec<(String, Arc<AtomicBool>)>> {
         self.effects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The guest gives way to others of its worker, whatever fuel it has.
+    pub(crate) fn gives_way(&self) {
+        self.turn_is_over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has, since this was asked last.
+    pub(super) fn has_given_way(&self) -> bool {
+        self.turn_is_over.swap(false, Ordering::Relaxed)
+    }
+
+    /// By the call's worker, and nobody else.
+    pub(super) fn used_fuel(&self, fuel: u64) {
+        self.fuel_used.store(self.fuel_used.load(Ordering::Relaxed) + fuel, Ordering::Relaxed);
+    }
+
+    /// See `call/meter.rs`.
+    #[cfg(feature = "control")]
+    pub(crate) fn fuel_used(&self) -> u64 {
+        self.fuel_used.load(Ordering::Relaxed).min(self.fuel_granted)
     }
 
     /// What is written and not committed.

@@ -45,6 +45,10 @@ pub(super) struct Args {
     /// How long a cooperative tool may tidy up after the deadline; the host's own limit if that is shorter
     #[arg(long, value_parser = quantity::duration)]
     grace: Option<Duration>,
+    /// How urgent it is, from 0 to 255: when there is no room, a call stops the least urgent one that runs. The host's own
+    /// limit if that is less
+    #[arg(long, value_name = "N")]
+    priority: Option<u8>,
     /// Print the whole outcome as one JSON object
     #[arg(long)]
     json: bool,
@@ -69,6 +73,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
         grace_us: us(args.grace),
         fuel: args.fuel,
         memory_bytes: args.memory.map(|bytes| bytes as u64),
+        priority: args.priority,
     };
     let outcome = hosts::block_on(call(&host, &request, &signals))??;
     // A reader of our output that hangs may not keep the process after its call.

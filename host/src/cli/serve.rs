@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::look::Stamp;
@@ -21,6 +22,8 @@ use super::systemd::Manager;
 use super::watchdog::{self, Watchdog};
 use super::{ExitCode, home, printable, say};
 use crate::control::{HostKind, Served};
+use crate::drill::LIVE_RUNS_DEFAULT;
+use crate::interrupt::HOST_ACTOR;
 use crate::policy::{Policy, PolicyError};
 use crate::store::sqlite::Sqlite;
 use crate::{CompileChild, Home, Host};
@@ -54,10 +57,11 @@ A configuration; only the path of each tool has to be there:
    memory = \"64MiB\"
    [host]
    shutdown_grace = \"5s\"
+   drill_every = \"1d\"                # it drills its emergency stop, and enters the result
 Further keys:
    [host] calls_max sandboxes_max memory_bytes_max table_elements_max component_bytes_max components_max compiling_max
       queue_max tools_max workers checkpoint_to
-   [limits] grace input_bytes_max output_bytes_max transfer_bytes_max stderr_bytes_max resources_max effects_max
+   [limits] grace priority input_bytes_max output_bytes_max transfer_bytes_max stderr_bytes_max resources_max effects_max
    [limits.state] key_bytes_max value_bytes_max keys_max read_bytes_max write_bytes_max space_bytes_max";
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
@@ -70,9 +74,21 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let home = args.home.open()?;
     let served = Served::new();
     let host = build(&policy, &home, &served)?;
+    let drill_every = policy.host.drill_every;
     let shelf = Shelf::new(host.clone(), served, config, stamp, policy);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(shelf, &signals, &Manager::from_env(), &watchdog, ends_within));
+    runtime.block_on(async {
+        let (manager, ready) = (Manager::from_env(), Notify::new());
+        let drills = async {
+            // What is served is loaded first.
+            ready.notified().await;
+            drill(&host, drill_every).await;
+        };
+        tokio::select! {
+            () = serve(shelf, &signals, &manager, &ready, &watchdog, ends_within) => {},
+            () = drills => {},
+        }
+    });
     let ended = runtime.block_on(host.shutdown());
     let code = if ended.is_complete() {
         say("estop: everything is stopped and entered; ended");
@@ -121,11 +137,18 @@ fn build(policy: &Policy, home: &Home, served: &Served) -> anyhow::Result<Host> 
 }
 
 /// Until somebody asks it to end.
-async fn serve(mut shelf: Shelf, signals: &Signals, manager: &Manager, watchdog: &Watchdog, ends_within: Duration) {
+async fn serve(
+    mut shelf: Shelf,
+    signals: &Signals,
+    manager: &Manager,
+    ready: &Notify,
+    watchdog: &Watchdog,
+    ends_within: Duration,
+) {
     let asked = tokio::select! {
         biased;
         asked = signals.asked() => asked,
-        () = keep(&mut shelf, signals, manager) => return,
+        () = keep(&mut shelf, signals, manager, ready) => return,
     };
     // Armed by whoever has heard the signal. Again, for the unlikely: it can only be sooner.
     watchdog.arm(ends_within);
@@ -134,8 +157,28 @@ async fn serve(mut shelf: Shelf, signals: &Signals, manager: &Manager, watchdog:
     say(&format!("estop: {}", printable(&what)));
 }
 
+/// Drills the emergency stop again and again, for the first time at once: what is found is entered, and said.
+async fn drill(host: &Host, drill_every: Option<Duration>) {
+    let Some(drill_every) = drill_every else { return std::future::pending().await };
+    let mut every = interval(drill_every);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        match host.drill(HOST_ACTOR, LIVE_RUNS_DEFAULT).await {
+            Ok(found) if found.passed => say("estop: drill passed: every stop was confirmed, and in time"),
+            Ok(found) => {
+                let failed: Vec<_> = found.cases.iter().filter(|case| !case.passed).map(|case| &*case.name).collect();
+                let failed = if failed.is_empty() { "calls of others were stopped".into() } else { failed.join(", ") };
+                let why = found.not_held.unwrap_or(failed);
+                say(&format!("estop: drill FAILED: {}; `estop log show` has what it found", printable(&why)));
+            }
+            Err(error) => say(&format!("estop: drill NOT HELD: {}", printable(&error.to_string()))),
+        }
+    }
+}
+
 /// Loads, says that it is ready, and looks again and again.
-async fn keep(shelf: &mut Shelf, signals: &Signals, manager: &Manager) {
+async fn keep(shelf: &mut Shelf, signals: &Signals, manager: &Manager, ready: &Notify) {
     let mut hangups = signals.hangups();
     let host = shelf.host().clone();
     let alive = async {
@@ -156,6 +199,7 @@ async fn keep(shelf: &mut Shelf, signals: &Signals, manager: &Manager) {
         let place = host.sockets().map(|folder| folder.display().to_string()).unwrap_or_default();
         manager.ready(&said);
         say(&format!("estop: serving {said}; sockets in {place}"));
+        ready.notify_one();
         loop {
             let asked = tokio::select! {
                 changed = hangups.changed() => changed.is_ok(),

@@ -165,9 +165,13 @@ pub struct CallInfo {
     pub age_us: u64,
     /// Until its deadline, once it has started (µs).
     pub time_left_us: Option<u64>,
-    /// What it was granted. How much of it is used is known when the call has ended: until then it is in a register of
-    /// the processor.
+    /// Units of fuel that it was granted.
     pub fuel_granted: u64,
+    /// Of those, what it has used, to within two [`FUEL_INTERVAL`](crate::FUEL_INTERVAL)s; what it had exactly is known when
+    /// it has ended.
+    pub fuel_used: u64,
+    /// The rest.
+    pub fuel_left: u64,
     /// Memory that it has (bytes).
     pub memory_bytes: u64,
     /// The function of the host that it is in.
@@ -405,6 +409,9 @@ pub struct CallRequest {
     /// Linear memory (bytes).
     #[serde(default)]
     pub memory_bytes: Option<u64>,
+    /// How urgent it is; higher is more.
+    #[serde(default)]
+    pub priority: Option<u8>,
 }
 
 fn no_input() -> Value {

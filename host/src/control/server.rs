@@ -556,6 +556,8 @@ impl Desk {
             age_us: ago(call.live.registered_ns),
             time_left_us: (deadline_ns < NO_DEADLINE_NS).then(|| deadline_ns.saturating_sub(now_ns) / 1000),
             fuel_granted: call.live.fuel_granted,
+            fuel_used: call.live.fuel_used(),
+            fuel_left: call.live.fuel_granted.saturating_sub(call.live.fuel_used()),
             memory_bytes: call.live.memory_bytes.load(Ordering::Relaxed),
             host_call: call.live.host_call().map(str::to_owned),
             uncommitted: call.live.uncommitted(),

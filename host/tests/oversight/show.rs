@@ -27,7 +27,7 @@ fn a_call_is_shown_while_it_runs_and_when_it_has_ended() {
         "agent        ops",
         "tool         write_then_spin of sha256:",
         "priority     100",
-        "fuel         1000000000000 granted",
+        "fuel         about ",
         "uncommitted  2 writes",
         "committed    0 writes, 0 bytes, in 0 points",
         "effects      none",

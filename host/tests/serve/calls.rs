@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::command::{Running, estop, tool};
 use crate::hosts::signal;
-use crate::scene::{Scene, Stream, ask, section, spin, user};
+use crate::scene::{Scene, Stream, ask, section, spin, until, user};
 
 /// `estop call` answers as `estop run` does: output, words, codes, and the outcome as JSON.
 #[test]
@@ -110,6 +110,44 @@ fn curl_calls() {
     for path in ["/v1/status", "/v1/halt", "/v1/lift", "/v1/halts"] {
         assert_eq!(ask(&socket, "POST", path, "{}").0, 403, "{path}");
     }
+}
+
+/// While a call runs, whoever looks on sees how much fuel it has used, to within what it says.
+#[test]
+fn fuel_is_seen_while_it_is_used() {
+    const INTERVAL: u64 = 1_000_000;
+    let (scene, host) = Scene::serving(&["misc"]);
+    let socket = scene.socket(&host);
+    let request = json!({"tool": "compute_and_sleep", "input": {"rounds": 20_000_000}});
+    let mut stream = Stream::call(&socket, &request);
+    let begun = stream.event("call");
+    stream.event("progress");
+    let seen = scene.machine.ps()["calls"][0].clone();
+    let number = |name: &str| seen[name].as_u64().unwrap();
+    let (used, left) = (number("fuel_used"), number("fuel_left"));
+    assert_eq!(used + left, number("fuel_granted"));
+    scene.machine.estop(&["stop", begun["call"].as_str().unwrap()]).has(0, &[]);
+    let fuel = stream.event("outcome")["fuel"].as_u64().unwrap();
+    println!("{used} seen of {fuel}");
+    assert!(used > 10 * INTERVAL && used <= fuel && fuel - used <= 2 * INTERVAL, "{used} seen of {fuel}");
+}
+
+/// Agents may be less urgent than the host lets them be, and never more.
+#[test]
+fn priority_is_only_lowered() {
+    let scene = Scene::new(&["runaway"]);
+    scene.config(&format!("[limits]\npriority = 50\n{}", section("runaway", "runaway")));
+    let _host = scene.serve();
+    for (asked, has) in [(&[][..], 50), (&["--priority", "7"][..], 7), (&["--priority", "255"][..], 50)] {
+        let _call =
+            scene.calling("spin", &json!({}), &[&["--agent", &format!("a{has}-{}", asked.len())], asked].concat());
+        until("it has its priority", || {
+            let seen = scene.machine.ps();
+            let calls = seen["calls"].as_array().unwrap();
+            calls.iter().any(|call| call["priority"] == has && call["agent"] == format!("a{has}-{}", asked.len()))
+        });
+    }
+    scene.call("spin", &json!({}), &["--priority", "256"]).has(2, &["256"]);
 }
 
 /// What is asked for only lowers what the host grants.

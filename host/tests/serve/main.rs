@@ -5,6 +5,7 @@ mod calls;
 mod command;
 mod config;
 mod crisis;
+mod drills;
 mod ends;
 mod flood;
 #[expect(dead_code, reason = "here hosts are served, not embedded")]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use estop_tool::{ToolError, commit, interrupted};
+use estop_tool::{ToolError, commit, interrupted, progress};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -28,6 +28,23 @@ pub struct Sleep {
 #[estop_tool::tool]
 pub fn sleep(input: Sleep) -> Result<(), ToolError> {
     std::thread::sleep(Duration::from_millis(input.ms));
+    Ok(())
+}
+
+/// How much to compute.
+#[derive(Deserialize, JsonSchema)]
+pub struct Compute {
+    rounds: u64,
+}
+
+/// Compute, say so, and sleep for an hour.
+#[estop_tool::tool]
+pub fn compute_and_sleep(input: Compute) -> Result<(), ToolError> {
+    for round in 0..input.rounds {
+        std::hint::black_box(round);
+    }
+    progress(1, Some(1), "computed");
+    std::thread::sleep(Duration::from_secs(3600));
     Ok(())
 }
 

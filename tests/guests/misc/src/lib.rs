@@ -8,6 +8,7 @@ estop_tool::export!(
     endings::panic,
     endings::exit,
     endings::sleep,
+    endings::compute_and_sleep,
     endings::fail,
     endings::invalid,
     endings::stack_overflow,
