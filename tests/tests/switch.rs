@@ -2,13 +2,17 @@
 //! works at once, and what it did is told as it was.
 
 use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use estop::log::Entry;
 use estop::store::Store;
 use estop::store::memory::Memory;
-use estop::{Call, CallCtx, CallId, Cause, Commits, Host, Interrupt, Outcome, Reached, Scope};
+use estop::{
+    Call, CallCtx, CallId, Cause, Clock, Commits, End, Host, HostLimits, Interrupt, Outcome, Reached, Scope,
+    SystemClock,
+};
 use estop_tests::clock::ManualClock;
 use estop_tests::counter::Counter;
 use estop_tests::guests::Hostile;
@@ -383,5 +387,57 @@ async fn after_a_stop_the_same_component_works_again_in_a_fresh_store() {
         turns(&host, &waiter, 1).await;
         let outcome = stop(&call).await;
         assert_eq!(*fuel.get_or_insert(outcome.fuel), outcome.fuel, "round {round}");
+    }
+}
+
+/// The clock of a host whose ticker dies.
+struct Deadly {
+    clock: SystemClock,
+    kills: Arc<AtomicBool>,
+}
+
+impl Clock for Deadly {
+    fn monotonic(&self) -> Duration {
+        let is_tickers = || std::thread::current().name() == Some("estop-tick");
+        assert!(!self.kills.load(Ordering::Acquire) || !is_tickers(), "as asked, the ticker dies");
+        self.clock.monotonic()
+    }
+
+    fn wall(&self) -> SystemTime {
+        self.clock.wall()
+    }
+}
+
+/// Row 11: a host whose ticker is dead keeps no deadline, so it lets nobody in. What runs is stopped as ever, on its only
+/// worker, without a tick.
+#[tokio::test]
+async fn a_dead_ticker_keeps_calls_out_and_delays_no_stop() {
+    let kills = Arc::new(AtomicBool::new(false));
+    let clock = Deadly { clock: SystemClock::new(), kills: Arc::clone(&kills) };
+    let limits = HostLimits { workers: 1, ..HostLimits::default() };
+    let host = small().limits(limits).clock(clock).build().expect("a host");
+    let runaway = load(&host, "runaway").await;
+    let spin = |agent| host.agent(agent).call(&runaway, "spin", json!({})).start();
+    let spinning: Vec<Call> = ["a", "b"].map(spin).into();
+    kills.store(true, Ordering::Release);
+    // Until it is found dead; what was let in before that is stopped.
+    let why = within(async {
+        loop {
+            let call = spin("late");
+            let refused = tokio::time::timeout(Duration::from_millis(50), call.outcome()).await;
+            match refused.as_deref().map(|outcome| &outcome.end) {
+                Ok(End::Refused(why)) => return why.clone(),
+                _ => drop(call.interrupt(Cause::Operator, "alice")),
+            }
+        }
+    })
+    .await;
+    assert!(why.contains("ticker") && why.contains("restart"), "{why}");
+    for call in &spinning {
+        let _ = call.interrupt(Cause::Operator, "alice");
+        let outcome = within(call.outcome()).await;
+        let stopped = outcome.end.stopped().expect("it is stopped");
+        // Generous: on a busy machine.
+        assert!(stopped.halted < Duration::from_secs(1), "{:?}", stopped.halted);
     }
 }

@@ -11,6 +11,7 @@ mod flood;
 #[expect(dead_code, reason = "here hosts are served, not embedded")]
 #[path = "../oversight/hosts.rs"]
 mod hosts;
+mod reach;
 mod reload;
 mod scene;
 mod systemd;

@@ -24,4 +24,5 @@ estop_tool::export!(
     ambient::env,
     ambient::files,
     ambient::net,
+    ambient::reach,
 );
