@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use estop::store::sqlite::Sqlite;
 use estop::{CallLimits, Component, Home, Host, HostBuilder, HostLimits, Source};
+use estop_faults::{Fault, Faults, On, Plan};
 use estop_tests::guests::{self, Described, Hostile, Imports, Spec};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OpenFlags, params};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -21,6 +22,8 @@ use self::rounds::{ROUNDS, compare_for, spin};
 /// As long as the two entries of a call that commits.
 const LINE_BYTES: usize = 900;
 const CALLERS: usize = 64;
+/// How much longer a sync takes on the slower disk, at least: the kernel adds some 50 µs to so short a sleep.
+const SLOWER_BY: Duration = Duration::from_micros(10);
 /// Calls of each caller in a round.
 const EACH: usize = 50;
 
@@ -34,7 +37,7 @@ fn main() {
         |host: &Host, guest: &str| runtime.block_on(host.load(Source::file(guests::path(guest)))).expect("a component");
     let (kv, echo) = (load(&durable, "kv"), load(&durable, "echo"));
     let memory_echo = load(&memory, "echo");
-    let plain = Plain::new(&folder.path().join("plain.db"));
+    let plain = Plain::new(&folder.path().join("plain.db"), None);
     let hello = json!({ "text": "hello" });
 
     println!("{:<44} {:>12} {:>12} {:>7}", "", "ours", "beside", "ratio");
@@ -52,6 +55,24 @@ fn main() {
         || (0..200).for_each(|n| runtime.block_on(set(&durable, &kv, n))),
         || (0..200).for_each(|n| plain.transaction(n, 1)),
     );
+    {
+        // Disks differ, and what is ours does not: this is what it comes to where a sync takes a fifth of a millisecond.
+        let slower = Faults::install("slower");
+        slower.arm(Plan { at: 1, on: On::WalSync, fault: Fault::Delay(SLOWER_BY), lasting: true });
+        let home = Home::open(folder.path().join("slower")).expect("a home");
+        let store = Sqlite::options(&home).vfs(slower.name()).open().expect("a store");
+        let host = builder().store(store).cache(&home).build().expect("a host");
+        let kv = load(&host, "kv");
+        let plain = Plain::new(&folder.path().join("slower.db"), Some(slower.name()));
+        compare_for(
+            "the same, a disk with slower syncs",
+            ROUNDS,
+            200,
+            || (0..200).for_each(|n| spin(set(&host, &kv, n))),
+            || (0..200).for_each(|n| plain.transaction(n, 1)),
+        );
+        runtime.block_on(host.shutdown());
+    }
     compare_for(
         "one committed write, 64 callers (each)",
         ROUNDS,
@@ -147,8 +168,12 @@ struct Plain {
 }
 
 impl Plain {
-    fn new(path: &std::path::Path) -> Self {
-        let connection = Connection::open(path).expect("a database");
+    fn new(path: &std::path::Path, vfs: Option<&str>) -> Self {
+        let connection = match vfs {
+            Some(vfs) => Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs),
+            None => Connection::open(path),
+        };
+        let connection = connection.expect("a database");
         connection
             .execute_batch(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;

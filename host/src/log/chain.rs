@@ -4,7 +4,7 @@
 //! are what is hashed. So `sha256sum` alone confirms the chain, and changing, removing, inserting or swapping a line
 //! breaks it at that line.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -14,6 +14,9 @@ use crate::tools::Hex;
 
 /// What the first line of a log has as the hash of the line before it.
 const BEGINNING: [u8; 32] = [0; 32];
+
+/// Most lines are no longer, so that one is written without being moved (bytes).
+const LINE_BYTES: usize = 1024;
 
 /// The newest line of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +42,9 @@ impl Head {
     /// The next line, and the head moves to it.
     pub(crate) fn follow(&mut self, entry: &Entry) -> serde_json::Result<String> {
         let seq = self.seq + 1;
-        let mut line = format!("{{\"seq\":{seq},\"prev\":\"{}\"", Hex::of(&self.sha256).as_str()).into_bytes();
+        let mut line = Vec::with_capacity(LINE_BYTES);
+        write!(line, "{{\"seq\":{seq},\"prev\":\"{}\"", Hex::of(&self.sha256).as_str())
+            .map_err(serde_json::Error::io)?;
         let at = line.len();
         serde_json::to_writer(&mut line, entry)?;
         // The brace that opens the entry: the line's has been written.

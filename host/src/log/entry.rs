@@ -264,7 +264,7 @@ pub enum EntryKind {
     Unknown,
 }
 
-/// How a call ended. See [`Outcome`].
+/// How a call ended. See [`Outcome`]. Most of what may be missing is missing in most entries, and is then not written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EndEntry {
     /// Which call.
@@ -276,22 +276,29 @@ pub struct EndEntry {
     #[serde(with = "text")]
     pub tool: Arc<str>,
     /// The component's digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub component: Option<Digest>,
     /// The call that invoked it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<CallId>,
     /// The start is told by this entry: there is none of its own.
     pub with_start: bool,
     /// `completed`, `failed`, `invalid-input`, `conflict`, `stopped`, `trapped` or `refused`.
     pub status: Cow<'static, str>,
     /// The tool's code, if it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
     /// Why it was stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
     /// Who stopped it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
     /// In the words of the actor.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The entry of the interrupt that stopped it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub interrupt: Option<InterruptId>,
     /// What became durable.
     pub commits: Commits,
@@ -304,8 +311,10 @@ pub struct EndEntry {
     /// From the start of the guest (µs).
     pub elapsed_us: f64,
     /// From the interrupt until no guest instruction could run (µs).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub halted_us: Option<f64>,
     /// From the interrupt until the store was dropped (µs).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub released_us: Option<f64>,
 }
 

@@ -4,7 +4,8 @@
 //! the store can do so without waiting for others: the commit is done before two other threads would have been woken.
 //!
 //! It puts the commits of many calls and everything there is to enter into one database transaction. A commit is begun
-//! at once; entries alone wait up to [`FLUSH_EVERY`], so that a call's start and end usually become one entry.
+//! at once; entries alone wait up to [`FLUSH_EVERY`], so that a call's start and end usually become one entry, and what one
+//! call leaves behind is written with the commit of the next: otherwise that would find the pen taken every now and then.
 //!
 //! Invariant: a ticket is resolved exactly once, after its batch, and the counts of the call are right before it is.
 
@@ -26,8 +27,10 @@ use crate::observer::Observers;
 use crate::store::{Commit, Store, StoreError, Verdict};
 use crate::trace;
 
+/// Between two looks at the queues while there is something. An entry is written at the second look that finds it.
+const LOOK_EVERY: Duration = Duration::from_micros(2_500);
 /// How long an entry may wait for others.
-const FLUSH_EVERY: Duration = Duration::from_millis(5);
+const FLUSH_EVERY: Duration = LOOK_EVERY.saturating_mul(2);
 /// How long the writer waits before it tries again to write what could not be written.
 const RETRY_EVERY: Duration = Duration::from_millis(50);
 /// How often it tries once the host is gone.
@@ -54,6 +57,8 @@ pub(crate) struct Writer {
 /// What is between the queues and the store.
 pub(crate) struct Pen {
     unwritten: Unwritten,
+    /// The writer's thread has looked, and left the entries that it found to the next commit.
+    is_left: bool,
     waiting: Vec<Flush>,
     /// Calls that run and whose start has an entry of its own.
     started: HashSet<CallId>,
@@ -63,7 +68,8 @@ pub(crate) struct Pen {
 impl Pen {
     pub(crate) fn new() -> Self {
         let refusals = Refusals { since: Instant::now(), entered: 0, counted: 0, why: String::new() };
-        Self { unwritten: Unwritten::default(), waiting: Vec::new(), started: HashSet::new(), refusals }
+        let (unwritten, waiting, started) = (Unwritten::default(), Vec::new(), HashSet::new());
+        Self { unwritten, is_left: false, waiting, started, refusals }
     }
 }
 
@@ -162,7 +168,7 @@ impl Writer {
             let turn = self.turn(&mut self.pen.lock().unwrap_or_else(PoisonError::into_inner), None, stopping);
             match turn {
                 Turn::Idle { .. } if stopping => return true,
-                Turn::Idle { soon: true } => thread::park_timeout(FLUSH_EVERY),
+                Turn::Idle { soon: true } => thread::park_timeout(LOOK_EVERY),
                 Turn::Idle { soon: false } => self.rest(),
                 Turn::Failed => {
                     last_attempts += usize::from(stopping);
@@ -172,7 +178,7 @@ impl Writer {
                     thread::park_timeout(RETRY_EVERY);
                 }
                 Turn::Written { all } if all && self.log.commits.is_empty() && !stopping => {
-                    thread::park_timeout(FLUSH_EVERY);
+                    thread::park_timeout(LOOK_EVERY);
                 }
                 Turn::Written { .. } => {}
             }
@@ -193,7 +199,7 @@ impl Writer {
 
     /// Takes what is in the queues and writes it as one batch. `first`: only if that waits for nobody.
     fn turn(&self, pen: &mut Pen, first: Option<Job>, stopping: bool) -> Turn {
-        let Pen { unwritten, waiting, started, refusals } = pen;
+        let Pen { unwritten, is_left, waiting, started, refusals } = pen;
         let here = first.is_some();
         let looked_ns = (self.log.wall_ns)();
         // Whoever waits is taken before the records that it waits for.
@@ -208,6 +214,10 @@ impl Writer {
         if jobs.is_empty() && unwritten.entries.is_empty() && waiting.is_empty() {
             return Turn::Idle { soon: !unwritten.starts.is_empty() };
         }
+        // What was full is written at once: there is more.
+        if jobs.is_empty() && !now && all_taken && !std::mem::replace(is_left, true) {
+            return Turn::Idle { soon: true };
+        }
         let written = self.write(&jobs, unwritten, here);
         self.log.lag.holds(&unwritten.entries, looked_ns);
         let written = match written {
@@ -217,6 +227,7 @@ impl Writer {
                 return Turn::Idle { soon: true };
             }
         };
+        *is_left = written.is_err();
         if all_taken || written.is_err() {
             for done in waiting.drain(..) {
                 // Whoever waited may have gone away.
@@ -234,10 +245,6 @@ impl Writer {
             thread::park();
         }
         self.log.asleep.store(false, Ordering::SeqCst);
-        // The first entry after a rest waits for company like any other.
-        if self.log.commits.is_empty() && self.log.flushes.is_empty() && !self.log.stop.load(Ordering::SeqCst) {
-            thread::park_timeout(FLUSH_EVERY);
-        }
     }
 
     /// Turns what was recorded into entries, as far as there is room; says whether there was. `now`: all of it, because

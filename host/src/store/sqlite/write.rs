@@ -182,7 +182,7 @@ impl Writer {
             run(connection, "BEGIN IMMEDIATE").map_err(|error| place.error(&error))?;
             let _rollback = Rollback(connection);
             let before = head(connection, known).map_err(|error| place.error(&error))?;
-            let mut batch = Batch { place, connection, head: before, signing: &mut self.signing };
+            let mut batch = Batch { place, connection, head: before, signing: &mut self.signing, append: None };
             let done = work(&mut batch)?;
             let head = batch.head;
             run(connection, "COMMIT").map_err(|error| Failure::Commit { error: place.error(&error), head })?;
@@ -304,6 +304,8 @@ pub(super) struct Batch<'a> {
     connection: &'a Connection,
     head: Head,
     signing: &'a mut Signing,
+    /// What adds a line, once it was asked for: looking it up for each of many counts.
+    append: Option<CachedStatement<'a>>,
 }
 
 impl Batch<'_> {
@@ -323,7 +325,17 @@ impl Batch<'_> {
     /// Adds a line to the log.
     pub(super) fn append(&mut self, entry: &Entry) -> Result<u64, StoreError> {
         let line = self.head.follow(entry).map_err(|error| StoreError::Io(format!("an entry is no JSON: {error}")))?;
-        self.execute("INSERT INTO log (seq, line) VALUES (?1, ?2)", params![self.head.seq, line])?;
+        let statement = match &mut self.append {
+            Some(statement) => statement,
+            None => {
+                // A line either fits or is not there, so there is nothing of a single statement to take back: with ABORT,
+                // which is what is meant otherwise, each would keep a copy of the page that it changes.
+                let sql = "INSERT OR FAIL INTO log (seq, line) VALUES (?1, ?2)";
+                let statement = self.connection.prepare_cached(sql).map_err(|error| self.place.error(&error))?;
+                self.append.insert(statement)
+            }
+        };
+        statement.execute(params![self.head.seq, line]).map_err(|error| self.place.error(&error))?;
         Ok(self.head.seq)
     }
 
