@@ -21,6 +21,7 @@ mod rights;
 mod served;
 mod server;
 mod shared_answer;
+mod shelf;
 mod show;
 mod token;
 
@@ -32,6 +33,8 @@ use tokio::sync::watch;
 use self::place::Offer;
 pub use self::place::{Mode, PlaceError};
 pub use self::served::Served;
+#[cfg(feature = "cli")]
+pub(crate) use self::served::{Errand, Errands};
 use crate::heartbeat::Heartbeat;
 
 /// What kind of host process it is, for whoever looks at `estop ps`.

@@ -425,7 +425,9 @@ impl Host {
     /// Blocks while the halt is put on the disk, after everything has been stopped.
     ///
     /// # Errors
-    /// It is in force, and could not be put on the disk: it ends with this process.
+    /// It is in force, and could not be put on the disk: it ends with this process. Or so many halts are in force already that
+    /// there is no room for it ([`HaltError::TooMany`]): then what it covers was stopped, and may start again. A first halt of
+    /// everything always has room.
     pub fn halt(
         &self,
         scope: HaltScope,

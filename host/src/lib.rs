@@ -24,26 +24,30 @@
 //! | what is one call, from end to end? | `call.rs`: `drive`, and `settle` for interrupt → rollback → entry |
 //! | where do worker, interrupt and commit meet? | `gate.rs`, one atomic word; model-checked in `tests/tests/gate_model.rs` |
 //! | where does an interrupt go? | `interrupt.rs`; `interrupt/preempter.rs` finishes it |
-//! | what is halted, and stays so? | `interrupt/halts.rs`; `interrupt/halts/files.rs` on the disk |
+//! | what is halted, and stays so? | `interrupt/halts.rs`; `halts/act.rs` stops it; `halts/files.rs` on the disk |
 //! | how does a host end? | `shutdown.rs` |
 //! | what is counted, and who watches? | `metrics.rs`, `control/metrics.rs`; `control/events.rs`; `trace.rs` |
 //! | who can reach the switch from outside? | `control.rs`: `server.rs` answers, `place.rs` finds hosts, `client.rs` asks |
+//! | who may ask for what? | `control/rights.rs`, `control/denials.rs`, `control/token.rs` |
+//! | who makes room on a socket? | `control/connections.rs`; `control/agents/places.rs` for calls |
 //! | who is let in, who waits, who gives way? | `call/room.rs`; `call/room/queue.rs` as plain data |
 //! | who calls tools from outside? | `control/agents.rs`, from the shelf of `control/served.rs`; `cli/serve.rs` fills it as `policy.rs` says |
 //! | how is an agent's own program stopped? | `call/program.rs`, with the crate `estop-supervise` |
 //! | who polls guests? | `workers.rs`, through `call/gated.rs` |
 //! | what runs, and who finds it? | `inventory.rs`, without locks |
-//! | deadlines, epochs, fuel | `engine.rs` (the ticker), `sandbox.rs` (arming them) |
+//! | deadlines, epochs, fuel | `engine.rs` (the ticker), `sandbox.rs` (arming them), `call/meter.rs` (what was used so far) |
 //! | what may a guest ask? | `hostcalls/`, one file for each WIT interface |
 //! | where is rollback? | `transaction.rs`: dropping it |
 //! | where is state kept? | `store.rs` (the contract), `store/conformance.rs` (its suite), `store/memory.rs` |
 //! | how does it survive? | `store/sqlite/write.rs` (a batch, and a COMMIT that failed), `recover.rs` (hosts that died), `home.rs` |
 //! | what is recorded? | `log/entry.rs`; `log/writer.rs` is the committer; `log/alternate.rs` while the log cannot be written |
 //! | how is it shown that nothing was changed? | `log/chain.rs`, `log/checkpoint.rs`, `log/verify.rs` |
+//! | what does an auditor take along? | `log/export.rs`, `log/bundle.rs` |
 //! | how does a component get in? | `call/load.rs`; `tools/compile.rs` compiles, in a process of its own if it may |
 //! | what is compiled once? | `tools/cache.rs`; `tools/trusted.rs`, the one place with `unsafe` |
 //! | what is let in? | `tools/admission.rs` (bytes), `tools/describe.rs` (descriptions), `tools/schema.rs` (input) |
-//! | what does the command do? | `cli/`, one file for each subcommand; `drill.rs` |
+//! | what does the command do? | `cli/`, one file for each subcommand (`halt.rs`: also `halts` and `lift`); `drill.rs` |
+//! | how does the process always end? | `cli/signals.rs`, `cli/watchdog.rs` |
 //!
 //! # What is deliberately absent
 //!

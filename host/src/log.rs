@@ -287,6 +287,13 @@ impl Log {
         (entries, if entries == 0 { Duration::ZERO } else { Duration::from_nanos(age_ns) })
     }
 
+    /// Has the writer look, if it rests.
+    fn wake(&self) {
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            self.unpark();
+        }
+    }
+
     fn unpark(&self) {
         if let Some(writer) = self.writer.get() {
             writer.unpark();

@@ -29,6 +29,14 @@ fn spin(host: &Host, runaway: &Component, agent: &str) -> Call {
     host.agent(agent).call(runaway, "spin", json!({})).start()
 }
 
+/// One that has begun: what has not may be refused instead of stopped.
+async fn spinning(host: &Host, runaway: &Component, agent: &str) -> Call {
+    let input = json!({ "keys": 1, "value_bytes": 1 });
+    let call = host.agent(agent).call(runaway, "write_then_spin", input).start();
+    within(call.progress().wait_for(Option::is_some)).await.expect("it spins");
+    call
+}
+
 #[track_caller]
 fn refused(outcome: &Outcome, words: &[&str]) {
     let End::Refused(why) = &outcome.end else { panic!("{:?}", outcome.end) };
@@ -69,7 +77,7 @@ async fn a_halt_holds_across_restarts_until_it_is_lifted() {
     let home = home::temporary();
     let first = host(&home);
     let (kv, runaway) = (load(&first, "kv").await, load(&first, "runaway").await);
-    let spinning = spin(&first, &runaway, "support-7");
+    let spinning = spinning(&first, &runaway, "support-7").await;
     let halt = first.halt(HaltScope::All, "alice", "it writes nonsense").expect("it is on the disk");
     halted(&*within(spinning.outcome()).await);
     let told = ["halted", "alice", "it writes nonsense", &halt.halt.to_string()];
@@ -113,7 +121,7 @@ async fn what_is_retired_stays_so_and_keeps_what_it_has_left() {
     let (kv, runaway) = (load(&first, "kv").await, load(&first, "runaway").await);
     let set = first.agent("a").call(&kv, "set", json!({ "key": "k", "value": 7 })).start();
     completed(&within(set.outcome()).await);
-    let spinning = spin(&first, &runaway, "a");
+    let spinning = spinning(&first, &runaway, "a").await;
     let retired = first.retire(HaltScope::Agent("a".into()), "alice", "superseded").expect("it is on the disk");
     halted(&*within(spinning.outcome()).await);
     let told = ["retired: agent a was retired for good by alice", "superseded", "nothing lifts it"];
@@ -246,7 +254,7 @@ async fn a_dropped_file_is_a_halt_and_removing_it_does_not_lift() {
     for (text, reason) in
         [("", ""), ("it is on fire", "it is on fire"), (r#"{"scope":{"agent":"a"},"reason":"x"}"#, "x")]
     {
-        let spinning = spin(&host, &runaway, "a");
+        let spinning = spinning(&host, &runaway, "a").await;
         let dropped = halts(home.home()).join("inbox/halt");
         fs::write(&dropped, text).expect("a file is dropped");
         halted(&*within(spinning.outcome()).await);
@@ -306,7 +314,7 @@ async fn a_halt_that_cannot_be_put_on_the_disk_says_so() {
     let home = home::temporary();
     let host = host(&home);
     let (kv, runaway) = (load(&host, "kv").await, load(&host, "runaway").await);
-    let spinning = spin(&host, &runaway, "a");
+    let spinning = spinning(&host, &runaway, "a").await;
     // Root may write anywhere: what is not there cannot be written to by anybody.
     let latched = halts(home.home()).join("latched");
     fs::set_permissions(&latched, fs::Permissions::from_mode(0o500)).expect("permissions are changed");
@@ -327,7 +335,7 @@ async fn there_is_always_room_for_a_halt_of_everything() {
     let home = home::temporary();
     let host = host(&home);
     let (kv, runaway) = (load(&host, "kv").await, load(&host, "runaway").await);
-    let spinning = spin(&host, &runaway, "late");
+    let spinning = spinning(&host, &runaway, "late").await;
     let halt = |agent: String| host.halt(HaltScope::Agent(agent), "mallory", "");
     let made: Vec<Halt> = (0..IN_FORCE_MAX).map(|n| halt(format!("a{n}")).expect("a halt")).collect();
     let error = halt("late".into()).expect_err("there is no room");

@@ -81,7 +81,7 @@ impl CallBuilder {
         self
     }
 
-    /// A call of the host's own of a component that it has made itself. Every other one is more urgent.
+    /// A call of the host's own of a component that it has made itself. No other one is less urgent.
     #[cfg(feature = "control")]
     pub(crate) fn own(core: Arc<Core>, component: Component, tool: &str, input: Value) -> Self {
         let mut call = Self::new(core, HOST_ACTOR.into(), component, tool.into(), input).priority(PRIORITY_MIN);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::PRIORITY_DEFAULT;
 use crate::transaction::StateLimits;
 
-/// Bounds of one call. A call can ask for less or more of the first five; the rest is the host's.
+/// Bounds of one call, and how urgent it is. A call can ask for less or more of the first five; the rest is the host's.
 #[derive(Clone, Debug)]
 pub struct CallLimits {
     /// From the start of the guest; waiting for room is not billed.
@@ -16,7 +16,7 @@ pub struct CallLimits {
     pub fuel: u64,
     /// All linear memories together (bytes). At most [`HostLimits::memory_bytes_max`](crate::HostLimits).
     pub memory_bytes_max: usize,
-    /// How urgent it is; see [`CallBuilder::priority`](crate::CallBuilder::priority).
+    /// How urgent it is if it does not say, from 0 to 255; higher is more. See [`CallBuilder::priority`](crate::CallBuilder::priority).
     pub priority: u8,
     /// The input as JSON text (bytes).
     pub input_bytes_max: usize,

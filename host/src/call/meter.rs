@@ -41,6 +41,11 @@ impl Meter {
         Self { waker: Waker::from(Arc::clone(&metered)), metered }
     }
 
+    /// Whether it is this task that it wakes.
+    pub(super) fn wakes(&self, task: &Waker) -> bool {
+        self.metered.task.will_wake(task)
+    }
+
     /// With what the guest is polled, from now on.
     pub(super) fn waker(&self) -> &Waker {
         self.metered.woken.store(false, Ordering::Relaxed);
@@ -51,14 +56,10 @@ impl Meter {
     pub(super) fn pending(meter: Option<Self>, task: &Waker, live: &Live) -> Self {
         // A guest that has given way because its turn was over has not used up an interval.
         let is_over = live.has_given_way();
-        match meter {
-            Some(meter) if meter.metered.task.will_wake(task) => {
-                if meter.metered.woken.load(Ordering::Relaxed) && !is_over {
-                    live.used_fuel(FUEL_INTERVAL);
-                }
-                meter
-            }
-            _ => Self::new(task),
+        let Some(meter) = meter else { return Self::new(task) };
+        if meter.metered.woken.load(Ordering::Relaxed) && !is_over {
+            live.used_fuel(FUEL_INTERVAL);
         }
+        meter
     }
 }

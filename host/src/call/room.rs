@@ -38,8 +38,8 @@ impl std::fmt::Display for Full {
         let waiting = self.waiting;
         write!(
             f,
-            "there is no room, and {waiting} calls that are as urgent wait for some already: try again later, with a \
-             higher priority, or on a host with a larger `queue_max` or `sandboxes_max`"
+            "there is no room, and {waiting} calls that are as urgent wait for some already: try again later, or with a \
+             higher priority where the host grants one, or on a host with a larger `queue_max` or `sandboxes_max`"
         )
     }
 }

@@ -45,8 +45,8 @@ pub(super) struct Args {
     /// How long a cooperative tool may tidy up after the deadline; the host's own limit if that is shorter
     #[arg(long, value_parser = quantity::duration)]
     grace: Option<Duration>,
-    /// How urgent it is, from 0 to 255: when there is no room, a call stops the least urgent one that runs. The host's own
-    /// limit if that is less
+    /// How urgent it is, from 0 to 255, higher is more: when there is no room, a call stops the least urgent one that runs,
+    /// if that is less urgent. The host's own limit if that is less
     #[arg(long, value_name = "N")]
     priority: Option<u8>,
     /// Print the whole outcome as one JSON object

@@ -1,6 +1,7 @@
 //! `estop halt`, `halts` and `lift`: stops that hold.
 
 use std::io::{IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -119,7 +120,7 @@ pub(super) fn put_in_force(halt: &Halt, force: bool, json: bool, home: &home::Op
     }
     for answer in &answers {
         if let Some(why) = &answer.not_on_disk {
-            say(&format!("estop: process {}: NOT ON THE DISK: {why}", answer.pid));
+            say(&format!("estop: process {}: NOT KEPT: {}", answer.pid, printable(why)));
         }
     }
     if let Err(error) = entered {
@@ -325,14 +326,19 @@ pub(super) fn lift(args: &LiftArgs) -> anyhow::Result<ExitCode> {
         return Err(usage(format!("no halt `{halt}` is in force (`estop halts` lists those that are)")));
     };
     found.may_be_lifted().map_err(|error| WithCode { code: ExitCode::Refused, message: error.to_string() })?;
-    // What it covers, in whatever host, must have come to rest first.
-    let stopping = seen.calls().filter(|(_, call)| call.stopped.is_some()).count();
-    if stopping > 0 || !seen.survey.unseen.is_empty() {
-        tell_unseen(&seen.survey.unseen);
-        let message = format!(
-            "{halt} is still in force: {stopping} calls are still stopping, and {} hosts cannot be seen",
-            seen.survey.unseen.len()
-        );
+    // What it covers must have come to rest first, in every host but those of others, who could say anything: whoever runs
+    // one has no say in what somebody else lifts.
+    let homes = args.home.path().and_then(|path| Ok(std::fs::metadata(path)?.uid())).ok();
+    let own = [Some(0), Some(rustix::process::geteuid().as_raw()), homes];
+    let is_ours = |host: &Found| host.mode() == Mode::Service || own.contains(&Some(host.owner));
+    let ours = seen.survey.hosts.iter().filter(|(host, _)| is_ours(host));
+    let stopping: usize =
+        ours.map(|(_, status)| status.calls.iter().filter(|call| call.stopped.is_some()).count()).sum();
+    let unseen = seen.survey.unseen.iter().filter(|unseen| unseen.host.as_ref().is_none_or(is_ours)).count();
+    tell_unseen(&seen.survey.unseen);
+    if stopping > 0 || unseen > 0 {
+        let message =
+            format!("{halt} is still in force: {stopping} calls are still stopping, and {unseen} hosts cannot be seen");
         return Err(WithCode { code: ExitCode::Refused, message }.into());
     }
     let request = LiftRequest { halt, reason: reason.clone() };
@@ -354,19 +360,23 @@ pub(super) fn lift(args: &LiftArgs) -> anyhow::Result<ExitCode> {
         );
     }
     let on_disk = Halts::open(args.home.open_if_there()?.as_ref());
-    if on_disk.in_force().0.iter().any(|other| other.halt == halt) {
+    let is_left = on_disk.in_force().0.iter().any(|other| other.halt == halt);
+    if is_left {
         on_disk.lift(halt).map_err(|error| WithCode { code: ExitCode::Refused, message: error.to_string() })?;
     }
-    let seen = ps::look(&args.home)?;
-    if seen.halts.iter().any(|other| other.halt == halt) {
-        let message =
-            format!("{halt} is still in force somewhere (`estop halts`); lift it as the user who runs that host");
-        return Err(WithCode { code: ExitCode::Refused, message }.into());
-    }
-    if answered.is_empty() {
+    // Whoever has taken it from the disk enters it.
+    if is_left || !answered.iter().any(|(host, _)| is_ours(host)) {
         let kind = EntryKind::Lift { halt, scope: found.scope.clone(), actor: user::own(), reason };
         let entry = Entry { at: std::time::SystemTime::now(), host: HostId::generate(), kind };
         Sqlite::open(&args.home.open()?)?.write(&mut [], &[entry])?;
+    }
+    let survey = hosts::block_on(hosts::survey())?;
+    let of_hosts = survey.hosts.iter().filter(|(host, _)| is_ours(host)).flat_map(|(_, status)| &status.halts);
+    let (on_disk, _) = Halts::open(args.home.open_if_there()?.as_ref()).in_force();
+    if of_hosts.chain(&on_disk).any(|other| other.halt == halt) {
+        let message =
+            format!("{halt} is still in force somewhere (`estop halts`); lift it as the user who runs that host");
+        return Err(WithCode { code: ExitCode::Refused, message }.into());
     }
     print(&format!("{halt} is lifted: {} may start again, nothing resumes", found.scope))?;
     Ok(ExitCode::Completed)

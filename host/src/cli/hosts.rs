@@ -11,15 +11,15 @@ use hyper::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::say;
-use crate::Home;
+use super::{printable, say};
 use crate::control::Mode;
 use crate::control::client::{ANSWERS_WITHIN, AskError, Nothing, ask_text, parse};
 use crate::control::place::{self, Found};
-use crate::control::protocol::{Role, Status};
+use crate::control::protocol::{HostInfo, Role, Status};
+use crate::{Home, user};
 
 /// Hosts of one user that are asked at one time.
-const ASKED_AT_ONCE_MAX: usize = 64;
+const ASKED_AT_ONCE_MAX: usize = 16;
 /// All hosts of one user have as long to answer as so many of them, one after the other.
 const TURNS_MAX: u32 = 3;
 /// What the hosts of one user may answer, all of them (bytes).
@@ -46,6 +46,9 @@ pub(super) struct Unseen {
     pub(super) place: PathBuf,
     /// The process, if it is one.
     pub(super) pid: Option<u32>,
+    /// The host, if it is one that did not answer.
+    #[serde(skip)]
+    pub(super) host: Option<Found>,
     /// Why.
     pub(super) why: String,
     /// What to do.
@@ -54,7 +57,7 @@ pub(super) struct Unseen {
 
 impl From<(PathBuf, std::io::Error)> for Unseen {
     fn from((place, error): (PathBuf, std::io::Error)) -> Self {
-        Self { place, pid: None, why: error.to_string(), how: "ask as root".to_owned() }
+        Self { place, pid: None, host: None, why: error.to_string(), how: "ask as root".to_owned() }
     }
 }
 
@@ -74,7 +77,8 @@ impl Unseen {
                 "`estop halt --all --force` ends it, with what it supervises".to_owned()
             }
         };
-        Self { place: host.folder.clone(), pid: Some(host.pid), why: error.to_string(), how }
+        let (place, pid, why) = (host.folder.clone(), Some(host.pid), error.to_string());
+        Self { place, pid, host: Some(host.clone()), why, how }
     }
 }
 
@@ -170,7 +174,12 @@ pub(super) async fn survey() -> Survey {
     for role in [Role::Operator, Role::Admin] {
         let status = (role, Method::GET, "/v1/status");
         let (answered, others) = ask_all(&left, status, None::<&Nothing>, ANSWERS_WITHIN).await;
-        hosts.extend(answered);
+        hosts.extend(answered.into_iter().map(|(host, status): (Found, Status)| {
+            // Who it is and whose is seen from outside; what it says of that it may say as it likes.
+            let (pid, user, mode) = (host.pid, user::name(host.owner), host.mode());
+            let info = HostInfo { pid, user, mode, ..status.host };
+            (host, Status { host: info, ..status })
+        }));
         silent.retain(|(host, _)| left.iter().all(|asked| asked.folder != host.folder));
         left = others.iter().filter(|(_, error)| error.is_shut_out()).map(|(host, _)| host.clone()).collect();
         silent.extend(others);
@@ -197,8 +206,10 @@ pub(super) fn unseen(silent: Vec<(Found, AskError)>) -> Vec<Unseen> {
 
 /// Says what could not be seen.
 pub(super) fn tell_unseen(unseen: &[Unseen]) {
-    for Unseen { place, pid, why, how } in unseen {
+    for Unseen { place, pid, why, how, .. } in unseen {
         let who = pid.map_or_else(|| format!("`{}`", place.display()), |pid| format!("process {pid}"));
+        // Whoever's host it is has chosen these words, and root may read them.
+        let (who, why) = (printable(&who).replace('\n', " "), printable(why).replace('\n', " "));
         say(&format!("estop: NOT SEEN: {who}: {why}; {how}"));
     }
 }

@@ -33,23 +33,40 @@ pub(super) struct Killed {
 pub(super) fn all(hosts: &[Found], left: Vec<Unseen>) -> Killed {
     let mut killed = Killed { left, ..Killed::default() };
     for host in hosts {
-        if kill(host, &mut killed) {
+        let end = kill(host, &mut killed);
+        if end == End::Killed {
             killed.hosts.push(host.pid);
+        }
+        if end != End::Left {
+            // By its folder: the number in it is what whoever made it likes.
+            killed.left.retain(|unseen| unseen.place != host.folder || unseen.pid != Some(host.pid));
         }
     }
     killed.hosts.dedup();
-    let Killed { hosts, left, .. } = &mut killed;
-    left.retain(|unseen| unseen.pid.is_none_or(|pid| !hosts.contains(&pid)));
     killed
 }
 
-/// Whether it is gone.
-fn kill(host: &Found, killed: &mut Killed) -> bool {
+/// What became of a host.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Killed,
+    /// Its folder is gone, or nobody is in it any more, and no signal was sent.
+    Gone,
+    Left,
+}
+
+fn by_itself(host: &Found) -> End {
+    if host.is_gone() { End::Gone } else { End::Left }
+}
+
+fn kill(host: &Found, killed: &mut Killed) -> End {
     let pid = i32::try_from(host.pid).ok().and_then(Pid::from_raw);
-    let Some(handle) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return host.is_gone() };
+    let Some(handle) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
+        return by_itself(host);
+    };
     // The lock is the process's own: as long as it is held, the number has not been given to another one.
     if !host.is_alive() || !is_of(host.pid, host.owner) {
-        return host.is_gone();
+        return by_itself(host);
     }
     // Its trees first, while it is there for orphans to come to, and does nothing.
     let is_stopped = pidfd_send_signal(&handle, Signal::STOP).is_ok();
@@ -64,7 +81,7 @@ fn kill(host: &Found, killed: &mut Killed) -> bool {
     };
     killed.supervised += trees.as_mut().map_or(0, |trees| trees.end(TREES_WITHIN).killed);
     if pidfd_send_signal(&handle, Signal::KILL).is_err() {
-        return host.is_gone();
+        return by_itself(host);
     }
     let timeout = Timespec { tv_sec: GONE_WITHIN.as_secs().cast_signed(), tv_nsec: 0 };
     let mut ended = [PollFd::new(&handle, PollFlags::IN)];
@@ -78,19 +95,19 @@ fn kill(host: &Found, killed: &mut Killed) -> bool {
                 process.name, process.state, host.pid
             );
             let how = format!("`kill -9 {}` as root", process.pid);
-            killed.left.push(Unseen { place: host.folder.clone(), pid: Some(process.pid), why, how });
+            killed.left.push(Unseen { place: host.folder.clone(), pid: Some(process.pid), host: None, why, how });
         }
         killed.left.extend(
             trouble.map(|error| unseen(host, format!("not all that it supervises is verified to be gone: {error}"))),
         );
     }
-    is_gone
+    if is_gone { End::Killed } else { End::Left }
 }
 
 /// Something about a host that is gone itself.
 fn unseen(host: &Found, why: String) -> Unseen {
     let how = format!("look for processes with `{}` in their environment", estop_supervise::MARK);
-    Unseen { place: host.folder.clone(), pid: None, why: format!("process {}: {why}", host.pid), how }
+    Unseen { place: host.folder.clone(), pid: None, host: None, why: format!("process {}: {why}", host.pid), how }
 }
 
 /// Whether a process runs as this user.

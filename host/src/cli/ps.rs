@@ -158,10 +158,11 @@ impl Seen {
             text.push_str("no host process is running");
             return text;
         }
-        let _ = writeln!(text, "{:<9} {:<9} {:<9} {:<8} {:>5}  HOME", "PID", "HOST", "MODE", "USER", "CALLS");
+        let _ = writeln!(text, "{:<9} {:<9} {:<9} {:<8} {:>5}  HOME", "PID", "KIND", "MODE", "USER", "CALLS");
         for (_, status) in &self.survey.hosts {
             let host = &status.host;
-            let home = host.home.as_ref().map_or("-".into(), |home| home.display().to_string());
+            let home =
+                host.home.as_ref().map_or("-".into(), |home| printable(&home.display().to_string()).replace('\n', " "));
             let refuses =
                 host.refuses.as_ref().map_or(String::new(), |why| format!("  REFUSES CALLS: {}", printable(why)));
             let (kind, mode) = (host.kind.to_string(), host.mode.to_string());

@@ -21,7 +21,7 @@ use super::signals::Signals;
 use super::systemd::Manager;
 use super::watchdog::{self, Watchdog};
 use super::{ExitCode, home, printable, say};
-use crate::control::{HostKind, Served};
+use crate::control::{Errand, HostKind, Served};
 use crate::drill::LIVE_RUNS_DEFAULT;
 use crate::interrupt::HOST_ACTOR;
 use crate::policy::{Policy, PolicyError};
@@ -52,16 +52,17 @@ A configuration; only the path of each tool has to be there:
    path = \"memory.wasm\"              # from here; what is there is loaded anew when it changes
    digest = \"sha256:…\"               # nothing else is loaded
    [limits]                          # of each call; whoever calls may ask for less
+   priority = 100                    # 0 to 255, higher is more urgent
    deadline = \"30s\"
    fuel = \"10G\"
    memory = \"64MiB\"
    [host]
    shutdown_grace = \"5s\"
-   drill_every = \"1d\"                # it drills its emergency stop, and enters the result
+   drill_every = \"1d\"                # it drills its emergency stop at once and then so often; at least 60s
 Further keys:
    [host] calls_max sandboxes_max memory_bytes_max table_elements_max component_bytes_max components_max compiling_max
       queue_max tools_max workers checkpoint_to
-   [limits] grace priority input_bytes_max output_bytes_max transfer_bytes_max stderr_bytes_max resources_max effects_max
+   [limits] grace input_bytes_max output_bytes_max transfer_bytes_max stderr_bytes_max resources_max effects_max
    [limits.state] key_bytes_max value_bytes_max keys_max read_bytes_max write_bytes_max space_bytes_max";
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
@@ -167,14 +168,26 @@ async fn drill(host: &Host, drill_every: Option<Duration>) {
         match host.drill(HOST_ACTOR, LIVE_RUNS_DEFAULT).await {
             Ok(found) if found.passed => say("estop: drill passed: every stop was confirmed, and in time"),
             Ok(found) => {
+                if let Some(why) = found.not_held {
+                    say(&format!("estop: drill NOT HELD: {}", printable(&why)));
+                    continue;
+                }
                 let failed: Vec<_> = found.cases.iter().filter(|case| !case.passed).map(|case| &*case.name).collect();
                 let failed = if failed.is_empty() { "calls of others were stopped".into() } else { failed.join(", ") };
-                let why = found.not_held.unwrap_or(failed);
-                say(&format!("estop: drill FAILED: {}; `estop log show` has what it found", printable(&why)));
+                let how = "`estop log show --kind drill` has what it found";
+                say(&format!("estop: drill FAILED: {}; {how}", printable(&failed)));
             }
             Err(error) => say(&format!("estop: drill NOT HELD: {}", printable(&error.to_string()))),
         }
     }
+}
+
+/// Why it looks at the files.
+enum Woken {
+    /// By a signal, at all of them.
+    Asked,
+    Errand(Errand),
+    Time,
 }
 
 /// Loads, says that it is ready, and looks again and again.
@@ -201,15 +214,26 @@ async fn keep(shelf: &mut Shelf, signals: &Signals, manager: &Manager, ready: &N
         say(&format!("estop: serving {said}; sockets in {place}"));
         ready.notify_one();
         loop {
-            let asked = tokio::select! {
-                changed = hangups.changed() => changed.is_ok(),
-                () = sleep(LOOK_EVERY) => false,
+            let woken = tokio::select! {
+                changed = hangups.changed() => if changed.is_ok() { Woken::Asked } else { Woken::Time },
+                errand = shelf.errand() => Woken::Errand(errand),
+                () = sleep(LOOK_EVERY) => Woken::Time,
             };
-            if asked {
+            if !matches!(woken, Woken::Time) {
                 manager.reloading();
             }
-            let changed = shelf.look(asked).await;
-            if asked || changed {
+            let changed = match woken {
+                Woken::Time => shelf.look(false).await,
+                Woken::Asked => {
+                    shelf.look(true).await;
+                    true
+                }
+                Woken::Errand(errand) => {
+                    shelf.run(errand).await;
+                    true
+                }
+            };
+            if changed {
                 let said = shelf.says();
                 manager.ready(&said);
                 say(&format!("estop: serving {said}"));

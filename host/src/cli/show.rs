@@ -117,7 +117,9 @@ fn running(shown: &Shown) -> String {
     let left = call.time_left_us.map_or_else(|| "its deadline has not begun".into(), |us| format!("{} left", time(us)));
     add("time", format!("since {}, {left}", time(call.age_us)));
     add("priority", call.priority.to_string());
-    add("fuel", format!("about {} used, {} left", call.fuel_used, call.fuel_left));
+    let is_metered = call.fuel_granted > 0;
+    let fuel = || format!("about {} used, {} left", call.fuel_used, call.fuel_left);
+    add("fuel", if is_metered { fuel() } else { "-".into() });
     add("memory", format!("{} bytes", call.memory_bytes));
     add("host call", call.host_call.as_deref().map_or_else(|| "-".into(), line));
     add("uncommitted", format!("{} writes, {} bytes", call.uncommitted.writes, call.uncommitted.bytes));

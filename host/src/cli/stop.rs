@@ -43,24 +43,24 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let (answers, others) = hosts::block_on(asked)?;
     // Those that do not have it say so.
     let silent = unseen(others.into_iter().filter(|(_, error)| !matches!(error, AskError::Refused(_))).collect());
-    let Some((_, answer)) = answers.first() else {
-        tell_unseen(&silent);
+    // Whoever may have it: somebody else can say that he has stopped it.
+    tell_unseen(&silent);
+    if answers.is_empty() {
         say(&format!(
             "estop: nobody was reached: no host that answers runs `{call}` (`estop show {call}` if it has ended)"
         ));
         return Ok(ExitCode::Unconfirmed);
-    };
-    if args.json {
-        print(&json_text(&serde_json::to_value(answer)?))?;
-    } else {
-        tell_calls(answer)?;
     }
-    let confirmed = answer.calls.iter().all(|call| call.released_us.is_some());
+    for (host, answer) in answers.iter().cloned() {
+        let answer = Answer { pid: host.pid, ..answer };
+        if args.json { print(&json_text(&serde_json::to_value(&answer)?))? } else { tell_calls(&answer)? }
+    }
+    let confirmed = answers.iter().all(|(_, answer)| answer.calls.iter().all(|call| call.released_us.is_some()));
     if !confirmed {
         say(
             "estop: UNCONFIRMED: it was told to stop and is not released yet; `estop ps` shows it. An agent's own program may \
              still have its grace: look again. `estop halt --agent NAME --force` ends its host, with everything in it",
         );
     }
-    Ok(if confirmed { ExitCode::Completed } else { ExitCode::Unconfirmed })
+    Ok(if confirmed && silent.is_empty() { ExitCode::Completed } else { ExitCode::Unconfirmed })
 }

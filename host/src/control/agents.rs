@@ -108,6 +108,7 @@ async fn tools(
     peer.asked.acts();
     let host = counter.core()?.id;
     let (components, trouble) = counter.served.list();
+    peer.asked.is_told();
     Ok(Json(ToolList { host, components, trouble }))
 }
 
@@ -142,7 +143,7 @@ async fn call(
         Refused(status, error.to_string())
     })?;
     let begun = CallBegun { call: call.id(), token: counter.tokens.of(call.id(), peer.uid) };
-    Ok(events::of_call(call, begun, peer.name(), place))
+    Ok(events::of_call(call, begun, peer, place))
 }
 
 async fn stop(
@@ -165,7 +166,9 @@ async fn stop(
     core.inventory.walk(|other| is_here |= other.id == call);
     let cancelled = Interrupt::new(Cause::Cancelled, &*peer.name()).reason(reason);
     let interruption = if is_here { core.interrupt(Scope::Call(call), cancelled) } else { Interruption::default() };
-    Ok(Json(answer(&core, interruption, began, None, None).await))
+    let answer = answer(&core, interruption, began, None, None).await;
+    peer.asked.is_told();
+    Ok(Json(answer))
 }
 
 async fn halted(

@@ -19,6 +19,7 @@ use tokio::net::UnixStream;
 
 use super::place::Found;
 use super::protocol::{Refusal, Role};
+use crate::interrupt::cut;
 
 /// A host that does not answer within this is said not to have answered.
 pub const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
@@ -26,6 +27,8 @@ pub const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 pub const STOPS_WITHIN: Duration = Duration::from_secs(2);
 /// What is read of an answer (bytes).
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// What is kept of the words of a refusal (bytes).
+const REFUSAL_BYTES_MAX: usize = 4 << 10;
 /// Before an operator asks again who was not heard.
 const AGAIN_AFTER: Duration = Duration::from_millis(5);
 
@@ -93,7 +96,8 @@ pub(crate) async fn ask_text(
     };
     let (is_refused, text) = tokio::time::timeout(within, asked).await.map_err(|_| AskError::Silent(within))??;
     if is_refused {
-        let Refusal { error } = parse(&text)?;
+        let Refusal { mut error } = parse(&text)?;
+        cut(&mut error, REFUSAL_BYTES_MAX);
         return Err(AskError::Refused(error));
     }
     Ok(text)
@@ -101,7 +105,11 @@ pub(crate) async fn ask_text(
 
 /// Reads an answer.
 pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, AskError> {
-    serde_json::from_slice(text).map_err(|error| AskError::Garbled(error.to_string()))
+    serde_json::from_slice(text).map_err(|error| {
+        let mut why = error.to_string();
+        cut(&mut why, REFUSAL_BYTES_MAX);
+        AskError::Garbled(why)
+    })
 }
 
 /// The host has let the connection go, or could not take it.

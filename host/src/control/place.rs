@@ -181,14 +181,15 @@ pub fn look() -> Looked {
     let mut looked = Looked::default();
     let user = rustix::process::geteuid().as_raw();
     let mut roots = vec![(own_root(), user)];
-    let named = |path: &Path, prefix| named_after(path, prefix);
-    let services = folders(Path::new(SERVICES), &mut looked.unseen);
-    roots.extend(services.into_iter().filter_map(|root| named(&root, "").map(|owner| (root, owner))));
+    let mut named = |folder: &Path, prefix| {
+        let is_users = |path: &Path| named_after(path, prefix).is_some_and(|owner| is_folder_of(path, owner));
+        let found = folders(folder, is_users, &mut looked.unseen);
+        found.into_iter().filter_map(|root| named_after(&root, prefix).map(|owner| (root, owner))).collect::<Vec<_>>()
+    };
+    roots.extend(named(Path::new(SERVICES), ""));
     if user == 0 {
-        let users = folders(Path::new(USERS), &mut looked.unseen);
-        roots.extend(users.into_iter().filter_map(|user| named(&user, "").map(|owner| (user.join("estop"), owner))));
-        let fallbacks = folders(&std::env::temp_dir(), &mut looked.unseen);
-        roots.extend(fallbacks.into_iter().filter_map(|root| named(&root, "estop-").map(|owner| (root, owner))));
+        roots.extend(named(Path::new(USERS), "").into_iter().map(|(user, owner)| (user.join("estop"), owner)));
+        roots.extend(named(&std::env::temp_dir(), "estop-"));
     }
     roots.sort();
     roots.dedup();
@@ -209,12 +210,9 @@ pub fn look() -> Looked {
 /// user's own: elsewhere somebody may put another folder in the place of one that was looked at.
 fn hosts_in(root: &Path, owner: u32, unseen: &mut Vec<(PathBuf, io::Error)>) -> Vec<Found> {
     let mut hosts = Vec::new();
-    for folder in folders(root, unseen) {
+    for folder in folders(root, |folder| is_folder_of(folder, owner), unseen) {
         let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let Some(Ok(pid)) = name.split('.').next().filter(|pid| !pid.is_empty()).map(str::parse) else { continue };
-        if !is_folder_of(&folder, owner) {
-            continue;
-        }
         if !is_left_over(&folder) {
             hosts.push(Found { folder, pid, owner });
         } else if owner == rustix::process::geteuid().as_raw() {
@@ -270,20 +268,28 @@ fn open_root(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The folders in a folder, if there is one.
-fn folders(path: &Path, unseen: &mut Vec<(PathBuf, io::Error)>) -> Vec<PathBuf> {
-    match fs::read_dir(path) {
-        Ok(entries) => {
-            let visible = entries.flatten().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
-            visible.map(|entry| entry.path()).take(FOUND_MAX).collect()
-        }
-        Err(error) => {
-            if error.kind() != io::ErrorKind::NotFound {
-                unseen.push((path.to_owned(), error));
+/// The folders in a folder, if there is one, that are meant. Others may be many: who may write there decides that.
+fn folders(path: &Path, is_meant: impl Fn(&Path) -> bool, unseen: &mut Vec<(PathBuf, io::Error)>) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let read = fs::read_dir(path).and_then(|entries| {
+        for entry in entries {
+            let entry = entry?;
+            let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            if is_hidden || !is_meant(&entry.path()) {
+                continue;
             }
-            Vec::new()
+            if found.len() == FOUND_MAX {
+                return Err(io::Error::other(format!("there are more than {FOUND_MAX} hosts or users in it")));
+            }
+            found.push(entry.path());
         }
+        Ok(())
+    });
+    match read {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => unseen.push((path.to_owned(), error)),
+        _ => {}
     }
+    found
 }
 
 /// The process that made the folder is gone.

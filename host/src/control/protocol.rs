@@ -19,9 +19,9 @@ use crate::transaction::Size;
 /// What a socket is for. Whoever may connect to it has the role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// List, look, stop and halt; nothing else.
+    /// List, look, watch, stop, halt and drill; nothing else.
     Operator,
-    /// Lift, and look.
+    /// Lift, load and unload tools, and look.
     Admin,
     /// Call tools, stop one's own calls, and learn of halts.
     Agent,
@@ -167,8 +167,8 @@ pub struct CallInfo {
     pub time_left_us: Option<u64>,
     /// Units of fuel that it was granted.
     pub fuel_granted: u64,
-    /// Of those, what it has used, to within two [`FUEL_INTERVAL`](crate::FUEL_INTERVAL)s; what it had exactly is known when
-    /// it has ended.
+    /// Of those, what it has used: of a guest that computes, at most two [`FUEL_INTERVAL`](crate::FUEL_INTERVAL)s less than
+    /// that. See [`Outcome::fuel`](crate::Outcome::fuel) for what is known at its end.
     pub fuel_used: u64,
     /// The rest.
     pub fuel_left: u64,
@@ -311,9 +311,9 @@ pub struct Answer {
     pub host: HostId,
     /// Its process.
     pub pid: u32,
-    /// The halt that is in force now, if one was asked for.
+    /// The halt that was asked for, if one was. It is in force, unless `not_on_disk` says otherwise.
     pub halt: Option<Halt>,
-    /// Why the halt will not outlive the host's process, if it will not.
+    /// Why the halt will not outlive the host's process, if it will not; or why it is not in force, because too many are.
     pub not_on_disk: Option<String>,
     /// From the request until every guest that was reached was halted (µs), if all were.
     pub halted_us: Option<u64>,
@@ -377,7 +377,36 @@ pub struct ServedComponent {
     pub tools: Vec<ToolInfo>,
 }
 
-/// `POST /v1/call`, on the agents' socket. The limits can only be lower than those of the host.
+/// `POST /v1/load`, on the admin's socket: the files are looked at now, and what was taken away is put back. The answer is a
+/// [`ToolList`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadRequest {
+    /// What to put back, by its name in the configuration; everything, if nothing is said.
+    #[serde(default)]
+    pub component: Option<String>,
+}
+
+/// `POST /v1/unload`, on the admin's socket: takes a component away, and stops its calls, until it is loaded again or the
+/// host is started again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnloadRequest {
+    /// Its name in the configuration.
+    pub component: String,
+    /// Why; whoever calls its tools is told.
+    pub reason: String,
+}
+
+/// What is answered.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct UnloadAnswer {
+    /// Calls that were stopped.
+    pub stopped: usize,
+}
+
+/// `POST /v1/call`, on the agents' socket. Limits and priority can only be lower than those of the host. When too many calls
+/// are waited for, of this user or of all, the answer is 503, and nothing was begun.
 ///
 /// The answer is a stream of server-sent events: `call` ([`CallBegun`]) at once, `progress`
 /// ([`Progress`](crate::Progress)) now and then, and at last `outcome`
@@ -409,7 +438,7 @@ pub struct CallRequest {
     /// Linear memory (bytes).
     #[serde(default)]
     pub memory_bytes: Option<u64>,
-    /// How urgent it is; higher is more.
+    /// How urgent it is, from 0 to 255; higher is more.
     #[serde(default)]
     pub priority: Option<u8>,
 }

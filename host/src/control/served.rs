@@ -4,19 +4,44 @@
 //! So whoever takes one away, or puts another one in its place, meets every call of it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::ServedComponent;
 use crate::tools::Component;
 
 /// Names that one message lists.
 const NAMED_MAX: usize = 20;
+/// Errands that wait for whoever keeps the shelf.
+const ERRANDS_MAX: usize = 16;
 
 /// A shelf of components for [`HostBuilder::serve_agents`](crate::HostBuilder::serve_agents). Cloning gives another handle
 /// on the same one; it can be changed while agents call.
 #[derive(Clone, Default)]
 pub struct Served {
     shelf: Arc<RwLock<Shelf>>,
+    /// Where somebody keeps it who can be asked.
+    errands: Arc<OnceLock<mpsc::Sender<Errand>>>,
+}
+
+/// What an admin asks of whoever keeps the shelf. An error says why it was not done.
+pub(crate) enum Errand {
+    /// To look at the files now; and to put this component back, or all of them, if they were taken away.
+    Load { component: Option<String>, actor: String, done: oneshot::Sender<Result<(), String>> },
+    /// To take a component away until it is put back, and to stop its calls: how many.
+    Unload { component: String, actor: String, reason: String, done: oneshot::Sender<Result<usize, String>> },
+}
+
+/// For whoever keeps the shelf.
+#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only `estop serve` keeps one"))]
+pub(crate) type Errands = mpsc::Receiver<Errand>;
+
+/// Whether somebody sees to an errand.
+pub(super) enum Asked {
+    Taken,
+    Busy,
+    Nobody,
 }
 
 #[derive(Default)]
@@ -57,6 +82,22 @@ impl Served {
     /// Nothing to call.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// From now on whoever asks is heard here. `None`: somebody else keeps it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn keep(&self) -> Option<Errands> {
+        let (ask, errands) = mpsc::channel(ERRANDS_MAX);
+        self.errands.set(ask).is_ok().then_some(errands)
+    }
+
+    /// Never waits.
+    pub(super) fn ask(&self, errand: Errand) -> Asked {
+        match self.errands.get().map(|keeper| keeper.try_send(errand)) {
+            None | Some(Err(mpsc::error::TrySendError::Closed(_))) => Asked::Nobody,
+            Some(Err(mpsc::error::TrySendError::Full(_))) => Asked::Busy,
+            Some(Ok(())) => Asked::Taken,
+        }
     }
 
     /// New calls get this component from now on, under the name that it was loaded with. What they got before.

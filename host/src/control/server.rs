@@ -82,6 +82,8 @@ pub(super) struct Desk {
     user: String,
     mode: Mode,
     denials: Arc<Denials>,
+    /// What agents are served, if they are.
+    pub(super) served: Option<Served>,
     pub(super) since: SystemTime,
     pub(super) watchers: Watchers,
     status: SharedAnswer,
@@ -139,6 +141,7 @@ impl Control {
             user: user::name(rustix::process::geteuid().as_raw()),
             mode: offer.mode(),
             denials: Arc::clone(&denials),
+            served: served.clone(),
             since: SystemTime::now(),
             watchers: Watchers::new(Arc::clone(&core.writer.observers.feed)),
             status: SharedAnswer::new(),
@@ -191,7 +194,7 @@ fn routes(role: Role, desk: Arc<Desk>, denials: &Arc<Denials>) -> Router {
             .merge(super::drill::routes())
             .merge(metrics::routes())
             .merge(events::routes()),
-        Role::Admin => look().route("/v1/lift", post(lift)),
+        Role::Admin => look().route("/v1/lift", post(lift)).merge(super::shelf::routes()),
         // See `agents.rs`.
         Role::Agent => Router::new(),
     };
@@ -309,9 +312,9 @@ fn turn_away(stream: UnixStream) {
 }
 
 /// What whoever finds every connection busy is told.
-const NO_ROOM: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 74\r\n\
+const NO_ROOM: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 60\r\n\
                        connection: close\r\n\r\n\
-                       {\"error\":\"too many calls are waited for through this socket; try again\"}\r\n";
+                       {\"error\":\"too many connections to this socket; try again\"}\r\n";
 
 impl Desk {
     pub(super) fn core(&self) -> Result<Arc<Core>, Refused> {

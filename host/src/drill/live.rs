@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A drill stops its own calls and nobody else's: each alone, by its id, through the same function as every other stop.
 //! - It has one call at a time, on a thread of its own, rests between two, and takes a bounded time. To the guest workers it
-//!   is less than one more call, and every other one is more urgent.
+//!   is less than one more call, and no other one is less urgent.
 //! - What it found is entered, also that it could not be held.
 
 use std::sync::Arc;

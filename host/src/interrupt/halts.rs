@@ -41,7 +41,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 /// Halts whose reach is remembered at one time.
 const REMEMBERED_MAX: usize = 64;
-/// Halts in force that a host takes more to. Fewer than [`files::HALTS_MAX`], so that they can be read and lifted.
+/// With so many in force a host takes no further one but the first of everything. Fewer than [`files::HALTS_MAX`], so that
+/// they can be read and lifted.
 const IN_FORCE_MAX: usize = 900;
 /// How long a call waits for news of halts to be read; then it is refused.
 const NEWS_MAX: Duration = Duration::from_secs(2);
@@ -63,7 +64,8 @@ impl List {
     fn takes(&self, halt: &Halt) -> bool {
         let is_first_of_all =
             || halt.scope == HaltScope::All && self.halts.iter().all(|other| other.scope != HaltScope::All);
-        self.halts.len() < IN_FORCE_MAX || is_first_of_all()
+        // Those of the machine take nobody's room at home.
+        self.halts.iter().filter(|other| other.machine == halt.machine).count() < IN_FORCE_MAX || is_first_of_all()
     }
 }
 
@@ -309,6 +311,10 @@ impl Halts {
     /// Puts a halt on the disk of a home that no host of this process uses. Whether it was not there.
     #[cfg(feature = "cli")]
     pub(crate) fn latch(&self, halt: &Halt) -> Result<bool, HaltError> {
+        let list = self.list.load();
+        if !list.has(halt) && !list.takes(halt) {
+            return Err(HaltError::TooMany { in_force: list.halts.len() });
+        }
         self.persist(halt)
     }
 
@@ -363,10 +369,13 @@ impl Halts {
         self.looks.send_modify(|looks| *looks += 1);
     }
 
-    /// Whether `add` has had room for it.
+    /// Whether `add` has had room for it, or somebody else has put it on the disk.
     fn holds(&self, halt: &Halt) -> Result<(), HaltError> {
         let list = self.list.load();
-        if list.has(halt) { Ok(()) } else { Err(HaltError::TooMany { in_force: list.halts.len() }) }
+        if list.has(halt) || self.folders.iter().any(|folder| folder.has(halt.halt)) {
+            return Ok(());
+        }
+        Err(HaltError::TooMany { in_force: list.halts.len() })
     }
 
     /// Puts a halt on the disk: that of the machine, if this host keeps the machine's. Whether it was not there.
@@ -427,11 +436,13 @@ impl Halts {
         }
         let mut in_memory = self.in_memory();
         in_memory.retain(|own| own.halt.halt != halt);
-        // Also where what else is in force cannot be read. If its file is still there, the look finds it again.
-        let List { halts, unreadable } = &**self.list.load();
-        let halts = halts.iter().filter(|other| other.halt != halt).cloned().collect();
-        self.list.store(Arc::new(List { halts, unreadable: unreadable.clone() }));
-        drop(in_memory);
+        let list = self.list.load();
+        if let Some(unreadable) = &list.unreadable {
+            // Where what is in force cannot be read, a look keeps all that was, and everything is halted all the same.
+            let halts = list.halts.iter().filter(|other| other.halt != halt).cloned().collect();
+            self.list.store(Arc::new(List { halts, unreadable: Some(unreadable.clone()) }));
+        }
+        drop((in_memory, list));
         self.look();
         match find() {
             Some(left) if left.machine => Err(HaltError::StillInForce {

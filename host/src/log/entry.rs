@@ -229,6 +229,25 @@ pub enum EntryKind {
     },
     /// The host has tested its own emergency stop while it ran, or was asked to and did not.
     Drill(Box<super::Drilled>),
+    /// An admin has taken a component away, and its calls were stopped.
+    Unload {
+        /// Its name.
+        name: String,
+        /// Its digest, if it was loaded.
+        component: Option<Digest>,
+        /// Who.
+        actor: String,
+        /// In the words of the actor.
+        reason: String,
+    },
+    /// An admin wants the files to be looked at, and what was taken away to be put back. What is loaded then has entries of
+    /// its own.
+    Load {
+        /// Its name; all of them, if there is none.
+        name: Option<String>,
+        /// Who.
+        actor: String,
+    },
     /// The log could not be written for a while.
     Gap {
         /// When the first write failed.

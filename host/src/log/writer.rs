@@ -4,7 +4,7 @@
 //! the store can do so without waiting for others: the commit is done before two other threads would have been woken.
 //!
 //! It puts the commits of many calls and everything there is to enter into one database transaction. A commit is begun
-//! at once; entries alone wait up to [`FLUSH_EVERY`], so that a call's start and end usually become one entry, and what one
+//! at once; entries alone wait for about [`FLUSH_EVERY`], so that a call's start and end usually become one entry, and what one
 //! call leaves behind is written with the commit of the next: otherwise that would find the pen taken every now and then.
 //!
 //! Invariant: a ticket is resolved exactly once, after its batch, and the counts of the call are right before it is.
@@ -27,9 +27,9 @@ use crate::observer::Observers;
 use crate::store::{Commit, Store, StoreError, Verdict};
 use crate::trace;
 
-/// Between two looks at the queues while there is something. An entry is written at the second look that finds it.
+/// Between two looks at the queues while there is something. Entries are written at the second look that finds some.
 const LOOK_EVERY: Duration = Duration::from_micros(2_500);
-/// How long an entry may wait for others.
+/// How long entries wait for others: a start, for the end of its call.
 const FLUSH_EVERY: Duration = LOOK_EVERY.saturating_mul(2);
 /// How long the writer waits before it tries again to write what could not be written.
 const RETRY_EVERY: Duration = Duration::from_millis(50);
@@ -155,6 +155,11 @@ impl Writer {
         let pen = self.pen.try_lock().ok().filter(|_| !self.log.troubled.load(Ordering::Acquire));
         let Some(mut pen) = pen else { return self.log.commit(job) };
         self.turn(&mut pen, Some(job), false);
+        if !pen.unwritten.starts.is_empty() || !pen.unwritten.entries.is_empty() {
+            drop(pen);
+            // It may have looked at the queues before they were emptied here, and rest for long.
+            self.log.wake();
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! `estop serve` and `estop call`: real processes, real sockets, real files that change.
 
+mod admin;
 mod calls;
 #[path = "../log/command.rs"]
 mod command;

@@ -42,7 +42,7 @@ pub(crate) fn made_as_said(machine: &Machine) {
     for (path, mode, owner, group) in [
         ("/var/lib/estop", 0o755, 0, 0),
         ("/var/lib/estop/home", 0o700, uid, gid),
-        (HALTS, 0o755, uid, gid),
+        (HALTS, 0o755, 0, 0),
         ("/var/lib/estop/halts/latched", 0o755, uid, gid),
         ("/var/lib/estop/halts/inbox", 0o3775, uid, operators),
         ("/run/estop", 0o755, 0, 0),

@@ -68,6 +68,11 @@ pub(in crate::cli) fn tell(entry: &Value) -> String {
             let pid = number(&entry["pid"]);
             format!("process {pid} killed by {}: it did not answer to {}", text("actor"), text("halt"))
         }
+        "unload" => format!("`{}` taken away by {}{}", text("name"), text("actor"), reason(&text("reason"))),
+        "load" => {
+            let what = entry["name"].as_str().map_or_else(|| "all tools".into(), |_| format!("`{}`", text("name")));
+            format!("{what} to be loaded, says {}", text("actor"))
+        }
         "drill" => format!("by {}: {}", text("actor"), drilled(entry)),
         "gap" => {
             let beside = number(&entry["alternate"]);

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::look::Stamp;
 use crate::cli::{printable, say};
-use crate::control::Served;
-use crate::interrupt::HOST_ACTOR;
+use crate::control::{Errand, Errands, Served};
+use crate::interrupt::{HOST_ACTOR, TEXT_BYTES_MAX, cut};
+use crate::log::{EntryKind, Record};
 use crate::policy::{Policy, ToolPolicy};
 use crate::{Cause, Component, Digest, HaltId, Host, Interrupt, Scope, Source};
 
@@ -17,6 +18,7 @@ const LOADING: &str = "it is being loaded; try again";
 pub(super) struct Shelf {
     host: Host,
     served: Served,
+    errands: Option<Errands>,
     config: PathBuf,
     stamp: Stamp,
     policy: Policy,
@@ -36,14 +38,16 @@ struct Kept {
     /// Versions whose calls may still run.
     earlier: Vec<Digest>,
     error: Option<String>,
+    /// It was taken away, and is not loaded until it is put back.
+    is_away: bool,
 }
 
 impl Shelf {
     /// Nothing is loaded yet.
     pub(super) fn new(host: Host, served: Served, config: PathBuf, stamp: Stamp, policy: Policy) -> Self {
         let halts = halts(&host);
-        let (tools, trouble) = (BTreeMap::new(), None);
-        let mut shelf = Self { host, served, config, stamp, policy, tools, halts, trouble };
+        let (tools, trouble, errands) = (BTreeMap::new(), None, served.keep());
+        let mut shelf = Self { host, served, errands, config, stamp, policy, tools, halts, trouble };
         shelf.take_over();
         shelf
     }
@@ -77,7 +81,7 @@ impl Shelf {
             changed = self.read();
         }
         if all {
-            self.tools.values_mut().for_each(|kept| kept.stamp = None);
+            self.tools.values_mut().for_each(|kept| (kept.stamp, kept.is_away) = (None, false));
         }
         let halts = halts(&self.host);
         if halts != self.halts {
@@ -119,7 +123,7 @@ impl Shelf {
         let gone: Vec<_> = self.tools.keys().filter(|name| !self.policy.tools.contains_key(*name)).cloned().collect();
         for name in gone {
             if let Some(kept) = self.tools.remove(&name) {
-                self.unload(&name, kept);
+                self.unload(&name, kept, HOST_ACTOR, "");
                 // There may be room now.
                 self.try_again();
             }
@@ -131,7 +135,7 @@ impl Shelf {
                 None => {
                     self.served.fail(name, LOADING);
                     let (tool, error) = (tool.clone(), None);
-                    let kept = Kept { tool, stamp: None, component: None, earlier: Vec::new(), error };
+                    let kept = Kept { tool, stamp: None, component: None, earlier: Vec::new(), error, is_away: false };
                     self.tools.insert(name.clone(), kept);
                 }
             }
@@ -144,7 +148,7 @@ impl Shelf {
     }
 
     /// Its running calls are stopped, unless what they run is still served under another name.
-    fn unload(&mut self, name: &str, kept: Kept) {
+    fn unload(&mut self, name: &str, kept: Kept, actor: &str, reason: &str) -> usize {
         // First, so that no call begins after the walk.
         self.served.remove(name);
         let mut digests = kept.earlier;
@@ -160,16 +164,77 @@ impl Shelf {
                 kept.earlier.contains(&digest) || kept.component.as_ref().is_some_and(|other| other.digest() == digest)
             };
             if !self.tools.values().any(is_used) && self.host.runs(digest) {
-                stopped += self.host.interrupt(Scope::Component(digest), unloaded(name)).len();
+                stopped += self.host.interrupt(Scope::Component(digest), unloaded(name, actor, reason)).len();
             }
         }
         say(&format!("estop: `{}` was unloaded; {stopped} calls were stopped", printable(name)));
+        stopped
+    }
+
+    /// Something that an admin asks for.
+    pub(super) async fn errand(&mut self) -> Errand {
+        if let Some(errands) = &mut self.errands
+            && let Some(errand) = errands.recv().await
+        {
+            return errand;
+        }
+        // Nobody can ask here.
+        std::future::pending().await
+    }
+
+    /// Does what an admin has asked for.
+    pub(super) async fn run(&mut self, errand: Errand) {
+        // Whoever asked may have gone away: it is done, and entered, all the same.
+        match errand {
+            Errand::Load { component, actor, done } => drop(done.send(self.put_back(component, actor).await)),
+            Errand::Unload { component, actor, mut reason, done } => {
+                cut(&mut reason, TEXT_BYTES_MAX);
+                drop(done.send(self.take_away(&component, &actor, &reason)));
+            }
+        }
+    }
+
+    async fn put_back(&mut self, component: Option<String>, actor: String) -> Result<(), String> {
+        match &component {
+            Some(name) => {
+                let unknown = || format!("the configuration has no component `{name}`");
+                let kept = self.tools.get_mut(name).ok_or_else(unknown)?;
+                (kept.stamp, kept.is_away) = (None, false);
+                self.enter(EntryKind::Load { name: component, actor });
+                self.look(false).await;
+            }
+            None => {
+                self.enter(EntryKind::Load { name: None, actor });
+                self.look(true).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_away(&mut self, name: &str, actor: &str, reason: &str) -> Result<usize, String> {
+        let kept = self.tools.remove(name).ok_or_else(|| format!("the configuration has no component `{name}`"))?;
+        let (tool, digest) = (kept.tool.clone(), kept.component.as_ref().map(Component::digest));
+        // The reason first: from the next moment on calls are stopped for it.
+        let (name, actor, reason) = (name.to_owned(), actor.to_owned(), reason.to_owned());
+        let kind =
+            EntryKind::Unload { name: name.clone(), component: digest, actor: actor.clone(), reason: reason.clone() };
+        self.enter(kind);
+        let stopped = self.unload(&name, kept, &actor, &reason);
+        let why = format!("it was taken away by {actor}: {reason}");
+        self.served.fail(&name, &why);
+        let (stamp, component, earlier, error) = (None, None, Vec::new(), Some(why));
+        self.tools.insert(name, Kept { tool, stamp, component, earlier, error, is_away: true });
+        Ok(stopped)
+    }
+
+    fn enter(&self, kind: EntryKind) {
+        self.host.core().log.record(Record::Noted(kind));
     }
 
     /// Loads what has changed. Whether anything has.
     pub(super) async fn load(&mut self) -> bool {
         let mut changed = false;
-        for (name, kept) in &mut self.tools {
+        for (name, kept) in self.tools.iter_mut().filter(|(_, kept)| !kept.is_away) {
             let stamp = Stamp::of(&kept.tool.path);
             if kept.stamp.is_some_and(|before| stamp.is_same(&before)) {
                 continue;
@@ -225,8 +290,9 @@ impl Kept {
 }
 
 /// What stops the calls of a component that was taken away.
-fn unloaded(name: &str) -> Interrupt {
-    Interrupt::new(Cause::Shutdown, HOST_ACTOR).reason(format!("the tool `{name}` was unloaded"))
+fn unloaded(name: &str, actor: &str, reason: &str) -> Interrupt {
+    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    Interrupt::new(Cause::Shutdown, actor).reason(format!("the tool `{name}` was unloaded{reason}"))
 }
 
 fn halts(host: &Host) -> Vec<HaltId> {

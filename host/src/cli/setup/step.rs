@@ -14,6 +14,8 @@ use crate::user;
 
 /// A folder itself, and nothing that a link leads to.
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// On a folder whose contents are being handed over. Nothing else in the world has this bit on a folder.
+const UNDER_WAY: Mode = Mode::SUID;
 /// Folders in folders whose owner is changed.
 const DEPTH_MAX: usize = 32;
 
@@ -128,7 +130,8 @@ impl Step {
             Step::Reload => !has_systemd(),
             Step::Disable(unit) => !has_systemd() || !Path::new("/etc/systemd/system").join(unit).exists(),
             Step::RemoveFile(path) | Step::RemoveFolder(path) => fs::symlink_metadata(path).is_err(),
-            Step::Keep { path } => fs::symlink_metadata(path).is_ok_and(|found| found.uid() == 0 && found.gid() == 0),
+            Step::Keep { path } => fs::symlink_metadata(path)
+                .is_ok_and(|found| found.uid() == 0 && found.gid() == 0 && found.mode() & UNDER_WAY.as_raw_mode() == 0),
             Step::RemoveUser(user) => user::number(user).is_none(),
             Step::RemoveGroup(group) => user::group(group).is_none(),
         }
@@ -154,7 +157,7 @@ impl Step {
             Step::RemoveFile(path) => Ok(fs::remove_file(path)?),
             Step::RemoveFolder(path) => Ok(fs::remove_dir_all(path)?),
             Step::Keep { path } => {
-                Ok(give(&rustix::fs::open(path, FOLDER, Mode::empty())?, Uid::ROOT, Gid::ROOT, DEPTH_MAX)?)
+                Ok(hand_over(&rustix::fs::open(path, FOLDER, Mode::empty())?, Uid::ROOT, Gid::ROOT, Mode::RWXU)?)
             }
             Step::RemoveUser(user) => tool("userdel", &[user]),
             // A user's own group may have gone with the user.
@@ -203,14 +206,24 @@ fn folder(path: &Path, mode: u32, owner: Owner) -> anyhow::Result<()> {
     // By descriptor from here on: what belongs to somebody else may be changed at any moment.
     let opened = rustix::fs::open(path, FOLDER, Mode::empty());
     let opened = opened.with_context(|| format!("`{}` is there, and is no folder", path.display()))?;
-    if rustix::fs::fstat(&opened)?.st_uid == uid {
-        rustix::fs::fchown(&opened, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-    } else {
-        give(&opened, Uid::from_raw(uid), Gid::from_raw(gid), DEPTH_MAX)?;
+    let found = rustix::fs::fstat(&opened)?;
+    let (user, group, mode) = (Uid::from_raw(uid), Gid::from_raw(gid), Mode::from_raw_mode(mode));
+    // What is in a folder of root's has steps of its own.
+    if (found.st_uid == uid && found.st_mode & UNDER_WAY.as_raw_mode() == 0) || user.is_root() {
+        rustix::fs::fchown(&opened, Some(user), Some(group))?;
+        // After the owner: changing that may take bits away.
+        return Ok(rustix::fs::fchmod(&opened, mode)?);
     }
-    // After the owner: changing that takes the bits away.
-    rustix::fs::fchmod(&opened, Mode::from_raw_mode(mode))?;
-    Ok(())
+    Ok(hand_over(&opened, user, group, mode)?)
+}
+
+/// Gives somebody a folder with everything in it. One that was broken off looks like that, and is gone on with.
+fn hand_over(folder: &OwnedFd, uid: Uid, gid: Gid, mode: Mode) -> io::Result<()> {
+    // The folder first: whoever had it cannot put anything there any more.
+    rustix::fs::fchown(folder, Some(uid), Some(gid))?;
+    rustix::fs::fchmod(folder, Mode::RWXU | UNDER_WAY)?;
+    give(folder, uid, gid, DEPTH_MAX)?;
+    Ok(rustix::fs::fchmod(folder, mode)?)
 }
 
 /// Changes the owner of everything in a folder, and follows no links, also if somebody moves things about meanwhile.
@@ -218,7 +231,6 @@ fn give(folder: &OwnedFd, uid: Uid, gid: Gid, depth: usize) -> io::Result<()> {
     if depth == 0 {
         return Err(io::Error::other(format!("there are folders more than {DEPTH_MAX} deep in it")));
     }
-    // The folder first: whoever had it cannot put anything there any more.
     rustix::fs::fchown(folder, Some(uid), Some(gid))?;
     for entry in rustix::fs::Dir::read_from(folder)? {
         let entry = entry?;
@@ -226,7 +238,12 @@ fn give(folder: &OwnedFd, uid: Uid, gid: Gid, depth: usize) -> io::Result<()> {
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        let found = rustix::fs::openat(folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+            // Somebody has just removed it.
+            Err(rustix::io::Errno::NOENT) => continue,
+            found => found?,
+        };
         let stat = rustix::fs::fstat(&found)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             give(&rustix::fs::openat(&found, ".", FOLDER, Mode::empty())?, uid, gid, depth - 1)?;

@@ -16,7 +16,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::places::Place;
 use crate::call::{Call, Outcome, Progress};
+use crate::control::connections::Asked;
 use crate::control::protocol::{CallBegun, HaltedNow};
+use crate::control::server::Peer;
 use crate::host::Core;
 use crate::interrupt::{Cause, Interrupt};
 
@@ -57,6 +59,8 @@ struct OfCall {
     held: Held,
     /// Until it is told, or nobody listens.
     _place: Place,
+    /// Once it is told, the connection may make room for others.
+    asked: Asked,
     begun: Option<CallBegun>,
     progress: watch::Receiver<Option<Progress>>,
     not_before: Instant,
@@ -65,13 +69,14 @@ struct OfCall {
 }
 
 /// Tells a call to the end.
-pub(super) fn of_call(call: Call, begun: CallBegun, peer: Arc<str>, place: Place) -> Told<impl Stream<Item = Said>> {
+pub(super) fn of_call(call: Call, begun: CallBegun, peer: Peer, place: Place) -> Told<impl Stream<Item = Said>> {
     let mut progress = call.progress();
     // What it has said before somebody listened.
     progress.mark_changed();
-    let held = Held { call: Some(call), peer };
+    let held = Held { call: Some(call), peer: peer.name() };
     let (begun, not_before) = (Some(begun), Instant::now());
-    let state = OfCall { held, _place: place, begun, progress, not_before, outcome: None, over: false };
+    let state =
+        OfCall { held, _place: place, asked: peer.asked, begun, progress, not_before, outcome: None, over: false };
     tell(unfold(state, |mut state| async {
         let event = state.next().await?;
         Some((Ok(event), state))
@@ -107,6 +112,7 @@ impl OfCall {
             return Some(event("progress", &said));
         }
         self.over = true;
+        self.asked.is_told();
         self.outcome.as_ref().map(|outcome| event("outcome", &outcome.to_json()))
     }
 }

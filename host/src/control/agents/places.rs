@@ -10,7 +10,7 @@ use crate::control::place::Mode;
 
 /// Connections that calls do not take: for stops, and for whoever asks what there is.
 const KEPT_MAX: usize = 16;
-/// One in so many of the places is a user's own share in service mode, and no user has more.
+/// No user of service mode has more than one in so many of the places.
 const USERS_SHARE: usize = 4;
 
 /// See the module's documentation.

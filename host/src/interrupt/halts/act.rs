@@ -12,7 +12,8 @@ use crate::interrupt::{Cause, Interrupt, Interruption, TEXT_BYTES_MAX, cut};
 use crate::log::{EntryKind, Record};
 
 impl Core {
-    /// Halts: at once and in memory, then on the disk. The error says that it will not outlive this process.
+    /// Halts: at once and in memory, then on the disk. The error says that it will not
+    /// outlive this process; or that there was no room for it, and that it has only stopped what ran.
     ///
     /// In force before it walks the calls, by a read-modify-write that every registered call makes as well before it looks:
     /// whichever of the two is first, the other one sees what stands before it.

@@ -83,9 +83,13 @@ pub struct Halt {
 }
 
 impl Halt {
-    /// From now on, not in force yet. An actor or reason of more than a kilobyte is cut.
-    pub fn new(scope: HaltScope, actor: impl Into<String>, reason: impl Into<String>) -> Self {
+    /// From now on, not in force yet. An actor, reason or name of more than a kilobyte is cut: no agent and no tool has so
+    /// long a name, so it covers nothing then.
+    pub fn new(mut scope: HaltScope, actor: impl Into<String>, reason: impl Into<String>) -> Self {
         let (mut actor, mut reason) = (actor.into(), reason.into());
+        if let HaltScope::Agent(name) | HaltScope::Tool(name) = &mut scope {
+            cut(name, TEXT_BYTES_MAX);
+        }
         cut(&mut actor, TEXT_BYTES_MAX);
         cut(&mut reason, TEXT_BYTES_MAX);
         Self { halt: HaltId::generate(), scope, actor, reason, at: SystemTime::now(), permanent: false, machine: false }

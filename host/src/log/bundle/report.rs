@@ -190,10 +190,17 @@ impl Report {
                 let what = format!("process {}, which did not answer to {}", number("pid"), text(entry, "halt"));
                 self.acts.add(&[at, text(entry, "actor"), "killed", &what, ""]);
             }
+            "unload" => {
+                self.acts.add(&[at, text(entry, "actor"), "took away", text(entry, "name"), text(entry, "reason")]);
+            }
+            "load" => {
+                let what = entry["name"].as_str().unwrap_or("all tools");
+                self.acts.add(&[at, text(entry, "actor"), "had loaded", what, ""]);
+            }
             "denied" => {
                 let did = format!("was denied: {}", text(entry, "verb"));
-                let more = number("more");
-                let what = if more > 0 { format!("and {more} times before") } else { String::new() };
+                let times = number("times");
+                let what = if times > 1 { format!("{times} times") } else { String::new() };
                 self.acts.add(&[at, text(entry, "actor"), &did, &what, text(entry, "why")]);
             }
             // What the host does by itself is counted; what it does to test itself has a table of its own.
