@@ -16,7 +16,7 @@ Exit codes:
    5 trapped              15 stopped: fuel
    6 refused
    7 conflict
-   8 unconfirmed: a stop was not seen to end, reached nobody, or is not kept; or a drill did not pass
+   8 unconfirmed: a stop was not seen to end, is not kept or reached nobody; or a drill failed
    * or a log does not verify
 
 Environment:
