@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::command::Running;
-use crate::scene::{Scene, ask, spin, user};
+use crate::scene::{Scene, ask, section, spin, until, user};
 
 fn admin(scene: &Scene, host: &Running) -> PathBuf {
     scene.socket(host).with_file_name("admin.sock")
@@ -31,8 +31,13 @@ fn an_admin_takes_a_tool_away_and_puts_it_back() {
     assert!(outcome["reason"].as_str().unwrap().contains("it spins"), "{outcome}");
     scene.call("runaway/spin", &json!({}), &[]).has(6, &["taken away", &user(), "it spins"]);
     echo(0, &[]);
-    // Its file is looked at every second, and changes nothing.
+    // Looks at the files change nothing, also if its own has changed.
     std::fs::copy(scene.tool("echo"), scene.tool("runaway")).unwrap();
+    scene
+        .config(&["runaway", "echo"].map(|tool| section(tool, tool)).concat().replace("[tools.echo]", "[tools.again]"));
+    until("there was a look", || scene.component(&host, "again")["digest"].is_string());
+    scene.config(&["runaway", "echo"].map(|tool| section(tool, tool)).concat());
+    until("there was another", || scene.component(&host, "echo")["digest"].is_string());
     let unloaded = scene.entry("unload", |entry| entry["name"] == "runaway");
     assert_eq!((&unloaded["actor"], &unloaded["reason"]), (&json!(user()), &json!("it spins")));
     assert!(unloaded["component"].as_str().unwrap().starts_with("sha256:"), "{unloaded}");
