@@ -59,7 +59,7 @@ impl<F: Future> Future for Gated<'_, F> {
         // Before the gate is looked at: an interrupt from here on finds somebody to wake.
         self.call.waker.register(cx.waker());
         let entered = self.call.gate.enter().is_ok();
-        let meter = self.meter.take().filter(|meter| meter.wakes(cx.waker()));
+        let meter = self.meter.take().map(|meter| meter.of(cx.waker()));
         let Some(inner) = self.inner.as_mut().as_pin_mut().filter(|_| entered) else {
             return Poll::Ready(self.interrupted());
         };

@@ -41,9 +41,9 @@ impl Meter {
         Self { waker: Waker::from(Arc::clone(&metered)), metered }
     }
 
-    /// Whether it is this task that it wakes.
-    pub(super) fn wakes(&self, task: &Waker) -> bool {
-        self.metered.task.will_wake(task)
+    /// One that wakes this task.
+    pub(super) fn of(self, task: &Waker) -> Self {
+        if self.metered.task.will_wake(task) { self } else { Self::new(task) }
     }
 
     /// With what the guest is polled, from now on.

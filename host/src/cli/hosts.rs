@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use hyper::Method;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -95,6 +96,7 @@ pub(super) async fn ask_all<T: DeserializeOwned>(
     body: Option<&(impl Serialize + Sync)>,
     within: Duration,
 ) -> (Vec<(Found, T)>, Vec<(Found, AskError)>) {
+    allow_files();
     let mut users: HashMap<u32, Vec<&Found>> = HashMap::new();
     for host in hosts {
         users.entry(host.owner).or_default().push(host);
@@ -117,6 +119,13 @@ pub(super) async fn ask_all<T: DeserializeOwned>(
         }
     }
     (answered, silent)
+}
+
+/// As many open files as this process may have: each host is one while it is asked, and the first bound is low.
+fn allow_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where that cannot be, those that find none try again.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// What the hosts of one user have left.

@@ -7,6 +7,7 @@ mod crisis;
 mod drill;
 mod driven;
 mod exec;
+mod fakes;
 mod hosts;
 mod screens;
 mod show;

@@ -112,13 +112,15 @@ fn curl_calls() {
     }
 }
 
-/// While a call runs, whoever looks on sees how much fuel it has used, to within what it says.
+/// While a call runs, whoever looks on sees how much fuel it has used, to within what it says. It runs long enough to give way
+/// to others as well, which is not counted.
 #[test]
 fn fuel_is_seen_while_it_is_used() {
     const INTERVAL: u64 = 1_000_000;
     let (scene, host) = Scene::serving(&["misc"]);
     let socket = scene.socket(&host);
-    let request = json!({"tool": "compute_and_sleep", "input": {"rounds": 20_000_000}});
+    // It has said so in the middle of an interval.
+    let request = json!({"tool": "compute_and_sleep", "input": {"rounds": 200_050_000}});
     let mut stream = Stream::call(&socket, &request);
     let begun = stream.event("call");
     stream.event("progress");
@@ -129,7 +131,7 @@ fn fuel_is_seen_while_it_is_used() {
     scene.machine.estop(&["stop", begun["call"].as_str().unwrap()]).has(0, &[]);
     let fuel = stream.event("outcome")["fuel"].as_u64().unwrap();
     println!("{used} seen of {fuel}");
-    assert!(used > 10 * INTERVAL && used <= fuel && fuel - used <= 2 * INTERVAL, "{used} seen of {fuel}");
+    assert!(used > 100 * INTERVAL && used <= fuel && fuel - used <= 2 * INTERVAL, "{used} seen of {fuel}");
 }
 
 /// Agents may be less urgent than the host lets them be, and never more.
