@@ -58,9 +58,9 @@ fn what_another_user_fakes_misleads_nobody() {
     };
 
     let seen = ask(&["ps", "--json"]).has(0, &[]).json();
-    let mut owners: Vec<_> = seen["hosts"].as_array().unwrap().iter().map(|host| host["user"].clone()).collect();
-    owners.sort_by_key(Value::to_string);
-    assert_eq!(owners, ["nobody", "root"], "it is not hidden, and its user is not what it says: {seen}");
+    let owners: Vec<_> = seen["hosts"].as_array().unwrap().iter().map(|host| host["user"].clone()).collect();
+    let roots = owners.iter().filter(|owner| **owner == "root").count();
+    assert_eq!((owners.len(), roots), (2, 1), "it is not hidden, and its user is not what it says: {seen}");
     let call = seen["calls"][0]["call"].as_str().unwrap().to_owned();
     // Whoever really has the call does not answer; the other one says that it has stopped it.
     signal(&run, Signal::STOP);
