@@ -195,6 +195,11 @@ fn printable(text: &str) -> String {
     shown
 }
 
+/// The same where there is room for one line.
+fn printable_line(text: &str) -> String {
+    printable(text).replace('\n', " ")
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

@@ -41,13 +41,7 @@ fn main() {
     let hello = json!({ "text": "hello" });
 
     println!("{:<44} {:>12} {:>12} {:>7}", "", "ours", "beside", "ratio");
-    compare_for(
-        "one committed write, alone (caller polls)",
-        ROUNDS,
-        200,
-        || (0..200).for_each(|n| spin(set(&durable, &kv, n))),
-        || (0..200).for_each(|n| plain.transaction(n, 1)),
-    );
+    alone("one committed write, alone (caller polls)", &durable, &kv, &plain);
     compare_for(
         "the same (caller sleeps)",
         ROUNDS,
@@ -64,13 +58,7 @@ fn main() {
         let host = builder().store(store).cache(&home).build().expect("a host");
         let kv = load(&host, "kv");
         let plain = Plain::new(&folder.path().join("slower.db"), Some(slower.name()));
-        compare_for(
-            "the same, a disk with slower syncs",
-            ROUNDS,
-            200,
-            || (0..200).for_each(|n| spin(set(&host, &kv, n))),
-            || (0..200).for_each(|n| plain.transaction(n, 1)),
-        );
+        alone("the same, a disk with slower syncs", &host, &kv, &plain);
         runtime.block_on(host.shutdown());
     }
     compare_for(
@@ -118,6 +106,17 @@ fn main() {
             || loaded(&memory),
         );
     }
+}
+
+/// One committed write after the other, by a caller that polls.
+fn alone(name: &str, host: &Host, kv: &Component, plain: &Plain) {
+    compare_for(
+        name,
+        ROUNDS,
+        200,
+        || (0..200).for_each(|n| spin(set(host, kv, n))),
+        || (0..200).for_each(|n| plain.transaction(n, 1)),
+    );
 }
 
 /// Of about 64 KB, most of it code.

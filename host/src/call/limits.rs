@@ -16,7 +16,8 @@ pub struct CallLimits {
     pub fuel: u64,
     /// All linear memories together (bytes). At most [`HostLimits::memory_bytes_max`](crate::HostLimits).
     pub memory_bytes_max: usize,
-    /// How urgent it is if it does not say, from 0 to 255; higher is more. See [`CallBuilder::priority`](crate::CallBuilder::priority).
+    /// How urgent it is if it does not say, from 0 to 255; higher is more. See
+    /// [`CallBuilder::priority`](crate::CallBuilder::priority).
     pub priority: u8,
     /// The input as JSON text (bytes).
     pub input_bytes_max: usize,

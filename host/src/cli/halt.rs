@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::exit_code::{WithCode, usage};
 use super::hosts::{self, Unseen, tell_unseen, unseen};
-use super::{ExitCode, home, json_text, kill, print, printable, ps, say};
+use super::{ExitCode, home, json_text, kill, print, printable, printable_line, ps, say};
 use crate::control::Mode;
 use crate::control::client::{ANSWERS_WITHIN, AskError, STOPS_WITHIN};
 use crate::control::place::{self, Found};
@@ -267,7 +267,7 @@ pub(super) fn tell_calls(answer: &Answer) -> anyhow::Result<()> {
 /// An agent's own program, and what of it is not gone.
 fn tell_program(program: &ProgramInfo, is_released: bool) -> anyhow::Result<()> {
     let pid = program.pid.map_or("not started".into(), |pid| format!("process {pid}"));
-    print(&format!("    {pid}: {}", printable(&program.command).replace('\n', " ")))?;
+    print(&format!("    {pid}: {}", printable_line(&program.command)))?;
     if is_released {
         return Ok(());
     }

@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{printable, say};
+use super::{printable_line, say};
 use crate::control::Mode;
 use crate::control::client::{ANSWERS_WITHIN, AskError, Nothing, ask_text, parse};
 use crate::control::place::{self, Found};
@@ -218,7 +218,7 @@ pub(super) fn tell_unseen(unseen: &[Unseen]) {
     for Unseen { place, pid, why, how, .. } in unseen {
         let who = pid.map_or_else(|| format!("`{}`", place.display()), |pid| format!("process {pid}"));
         // Whoever's host it is has chosen these words, and root may read them.
-        let (who, why) = (printable(&who).replace('\n', " "), printable(why).replace('\n', " "));
+        let (who, why) = (printable_line(&who), printable_line(why));
         say(&format!("estop: NOT SEEN: {who}: {why}; {how}"));
     }
 }

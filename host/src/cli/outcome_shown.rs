@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::exit_code::WithCode;
-use super::{ExitCode, json_text, print, printable, say};
+use super::{ExitCode, json_text, print, printable, printable_line, say};
 use crate::call::{Commits, Effect};
 use crate::{Cause, Progress, Size};
 
@@ -53,7 +53,7 @@ impl Shown {
     }
 
     pub(super) fn show(&self, progress: &Progress) {
-        let said = printable(&progress.message).replace('\n', " ");
+        let said = printable_line(&progress.message);
         let Some(bar) = &self.bar else {
             let total = progress.total.map(|total| format!("/{total}")).unwrap_or_default();
             say(&format!("progress {}{total} {said}", progress.done));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::hosts::{self, Survey, tell_unseen};
-use super::{ExitCode, home, json_text, print, printable, quantity, say};
+use super::{ExitCode, home, json_text, print, printable, printable_line, quantity, say};
 use crate::control::Mode;
 use crate::control::protocol::{CallInfo, HostInfo};
 use crate::interrupt::halts::{Halt, Halts};
@@ -161,8 +161,7 @@ impl Seen {
         let _ = writeln!(text, "{:<9} {:<9} {:<9} {:<8} {:>5}  HOME", "PID", "KIND", "MODE", "USER", "CALLS");
         for (_, status) in &self.survey.hosts {
             let host = &status.host;
-            let home =
-                host.home.as_ref().map_or("-".into(), |home| printable(&home.display().to_string()).replace('\n', " "));
+            let home = host.home.as_ref().map_or("-".into(), |home| printable_line(&home.display().to_string()));
             let refuses =
                 host.refuses.as_ref().map_or(String::new(), |why| format!("  REFUSES CALLS: {}", printable(why)));
             let (kind, mode) = (host.kind.to_string(), host.mode.to_string());
@@ -183,11 +182,11 @@ impl Seen {
             let left = call.time_left_us.map_or("-".into(), time);
             let says = call.progress.as_ref().map_or(String::new(), |progress| {
                 let total = progress.total.map(|total| format!("/{total}")).unwrap_or_default();
-                format!("{}{total} {}", progress.done, printable(&progress.message).replace('\n', " "))
+                format!("{}{total} {}", progress.done, printable_line(&progress.message))
             });
             let program = call.program.as_ref().map(|program| {
                 let pid = program.pid.map_or("not started".into(), |pid| format!("process {pid}"));
-                format!("{pid}: {}", printable(&program.command).replace('\n', " "))
+                format!("{pid}: {}", printable_line(&program.command))
             });
             let says = program.unwrap_or(says);
             let (agent, tool) = (printable(&call.agent), printable(&call.tool));

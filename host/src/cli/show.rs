@@ -9,7 +9,7 @@ use super::exit_code::usage;
 use super::hosts::{self, Unseen, tell_unseen, unseen};
 use super::log::{tell, tree};
 use super::ps::{self, time};
-use super::{ExitCode, home, json_text, print, printable, say};
+use super::{ExitCode, home, json_text, print, printable, printable_line, say};
 use crate::control::client::{ANSWERS_WITHIN, AskError, Nothing};
 use crate::control::place;
 use crate::control::protocol::{Role, Shown};
@@ -101,7 +101,7 @@ fn ask(call: CallId, input: bool) -> anyhow::Result<(Option<Shown>, Vec<Unseen>)
 /// What somebody needs to know to decide.
 fn running(shown: &Shown) -> String {
     let Shown { call, input } = shown;
-    let line = |text: &str| printable(text).replace('\n', " ");
+    let line = printable_line;
     let mut text = format!("{} is {}", call.call, call.state.as_str());
     let mut add = |what: &str, value: String| {
         let _ = write!(text, "\n  {what:<12} {value}");

@@ -26,11 +26,11 @@ use super::place::Mode;
 use super::protocol::{Answer, CallBegun, CallRequest, CancelRequest, Role, ToolList};
 use super::rights;
 use super::served::{NotServed, Served};
-use super::server::{Bounds, Peer, Refused, answer, nothing_of_this_name, parse, serve};
+use super::server::{Bounds, Peer, Refused, answer, nothing_of_this_name, parse, serve, stop_here};
 use super::token::Tokens;
 use crate::agent::{self, Agent, DEFAULT_AGENT};
 use crate::host::Core;
-use crate::interrupt::{Cause, Interrupt, Interruption, Scope};
+use crate::interrupt::{Cause, Interrupt};
 
 /// Connections of agents at one time.
 const CONNECTIONS_MAX: usize = 256;
@@ -162,10 +162,8 @@ async fn stop(
         return Err(counter.denials.deny(Role::Agent, "stop", &peer, why));
     }
     let began = Instant::now();
-    let mut is_here = false;
-    core.inventory.walk(|other| is_here |= other.id == call);
     let cancelled = Interrupt::new(Cause::Cancelled, &*peer.name()).reason(reason);
-    let interruption = if is_here { core.interrupt(Scope::Call(call), cancelled) } else { Interruption::default() };
+    let interruption = stop_here(&core, call, cancelled);
     let answer = answer(&core, interruption, began, None, None).await;
     peer.asked.is_told();
     Ok(Json(answer))

@@ -377,17 +377,21 @@ async fn stop(
     let core = desk.core()?;
     let grace = Duration::from_micros(grace_us);
     let interrupt = Interrupt::new(Cause::Operator, &*peer.name()).reason(reason).grace(grace);
-    let mut is_here = false;
-    core.inventory.walk(|other| is_here |= other.id == call);
     let began = Instant::now();
-    // Whoever looks for a call asks every host: only the one that has it enters that.
-    let interruption = if is_here { core.interrupt(Scope::Call(call), interrupt) } else { Interruption::default() };
+    let interruption = stop_here(&core, call, interrupt);
     if interruption.is_empty() {
         return Err(Refused(StatusCode::NOT_FOUND, format!("no call `{call}` runs or waits here")));
     }
     let answer = answer(&core, interruption, began, None, None).await;
     peer.asked.is_told();
     Ok(Json(answer))
+}
+
+/// Stops a call if it is this host's. Whoever looks for one asks every host: only the one that has it enters that.
+pub(super) fn stop_here(core: &Core, call: CallId, interrupt: Interrupt) -> Interruption {
+    let mut is_here = false;
+    core.inventory.walk(|other| is_here |= other.id == call);
+    if is_here { core.interrupt(Scope::Call(call), interrupt) } else { Interruption::default() }
 }
 
 fn may_retire(peer: &Peer) -> bool {

@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::cli::printable;
+use crate::cli::{printable, printable_line};
 
 /// Calls of calls are shown this deep.
 const DEPTH_MAX: usize = 32;
 
 /// One entry on one line.
 pub(in crate::cli) fn tell(entry: &Value) -> String {
-    let text = |name: &str| printable(entry[name].as_str().unwrap_or_default()).replace('\n', " ");
+    let text = |name: &str| printable_line(entry[name].as_str().unwrap_or_default());
     let who = || format!("{} {}/{}", text("call"), text("agent"), text("tool"));
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let what = match entry["kind"].as_str().unwrap_or_default() {
@@ -93,7 +93,7 @@ pub(in crate::cli) fn tell(entry: &Value) -> String {
 fn drilled(entry: &Value) -> String {
     let mut line = if entry["passed"] == true { "passed".to_owned() } else { "FAILED".to_owned() };
     for case in entry["cases"].as_array().map(Vec::as_slice).unwrap_or_default() {
-        let name = printable(case["name"].as_str().unwrap_or_default()).replace('\n', " ");
+        let name = printable_line(case["name"].as_str().unwrap_or_default());
         let (runs, unconfirmed) = (case["runs"].as_u64().unwrap_or(0), case["unconfirmed"].as_u64().unwrap_or(0));
         let _ = write!(line, "; {name}: {runs} stopped, halted within {} µs at the 99th percentile", case["p99_us"]);
         if unconfirmed > 0 {
@@ -103,13 +103,13 @@ fn drilled(entry: &Value) -> String {
     let reached = entry["others_interrupted"].as_u64().unwrap_or(0);
     let _ = write!(line, "; {reached} of {} calls of others reached", entry["others"].as_u64().unwrap_or(0));
     if let Some(why) = entry["not_held"].as_str() {
-        let _ = write!(line, "; {}", printable(why).replace('\n', " "));
+        let _ = write!(line, "; {}", printable_line(why));
     }
     line
 }
 
 fn end(entry: &Value) -> String {
-    let text = |name: &str| printable(entry[name].as_str().unwrap_or_default()).replace('\n', " ");
+    let text = |name: &str| printable_line(entry[name].as_str().unwrap_or_default());
     let mut line = text("status");
     if entry["cause"].is_string() {
         let _ = write!(line, " ({} by {}{})", text("cause"), text("actor"), reason(&text("reason")));
@@ -133,7 +133,7 @@ fn cut(entry: &Value) -> String {
     let unconfirmed = entry["unconfirmed"].as_u64().unwrap_or(0);
     let mut line = format!("shut down with {unconfirmed} calls NOT RELEASED");
     for cut in entry["hooks"].as_array().map(Vec::as_slice).unwrap_or_default() {
-        let text = |name: &str| printable(cut[name].as_str().unwrap_or_default()).replace('\n', " ");
+        let text = |name: &str| printable_line(cut[name].as_str().unwrap_or_default());
         let _ = write!(line, ", hook {}: {}", text("hook"), text("why"));
     }
     line
@@ -150,7 +150,7 @@ fn committed(commits: &Value) -> String {
 }
 
 fn stop(entry: &Value) -> String {
-    let text = |name: &str| printable(entry[name].as_str().unwrap_or_default()).replace('\n', " ");
+    let text = |name: &str| printable_line(entry[name].as_str().unwrap_or_default());
     let scope = printable(&entry["scope"].to_string());
     let reached = entry["reached"].as_u64().unwrap_or(0);
     format!("{} by {}{}: {scope} reached {reached} calls", text("cause"), text("actor"), reason(&text("reason")))
@@ -160,7 +160,7 @@ fn scope(scope: &Value) -> String {
     let Some((what, name)) = scope.as_object().and_then(|scope| scope.iter().next()) else {
         return "everything".to_owned();
     };
-    format!("{what} {}", printable(name.as_str().unwrap_or_default()).replace('\n', " "))
+    format!("{what} {}", printable_line(name.as_str().unwrap_or_default()))
 }
 
 fn reason(text: &str) -> String {
