@@ -98,7 +98,9 @@ async fn a_stop_that_comes_early_is_never_lost() {
         let outcome = stop(&victim).await;
         if probe.marks() == marks {
             unrun += 1;
-            assert_eq!(outcome.fuel, 0, "run {run}: fuel without a guest instruction");
+            // It may have come between the guest's entry and its first call to the host, which is the mark: the gate
+            // refuses that one, and two instructions were counted.
+            assert!(outcome.fuel <= 2, "run {run}: {} of fuel, and no mark", outcome.fuel);
         }
     }
     assert!((1..400).contains(&unrun), "{unrun} of 400 stops came before the guest: the delays do not straddle it");
