@@ -38,7 +38,7 @@ use crate::agent;
 use crate::gate::Ticket;
 use crate::host::Core;
 use crate::hostcalls::bindings::exports::estop::tool::tool as wit;
-use crate::hostcalls::call::CommitUnknown;
+use crate::hostcalls::call::{CommitUnknown, NotCarriedOut};
 use crate::interrupt::{Cause, HOST_ACTOR, Interrupt};
 use crate::log::{EntryKind, Record};
 use crate::sandbox::{MemoryLimitReached, Remains, Sandbox};
@@ -46,6 +46,7 @@ use crate::store::{Space, StoreError};
 use crate::tools::Component;
 use crate::trace;
 use crate::transaction::{self, Committed, Lost, Size};
+use crate::workspace::Workspaces;
 
 /// How far a tool says it is.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -151,7 +152,7 @@ async fn carry_out<'a>(
     request: Request,
     run: &mut Run<'a>,
 ) -> Result<Answer, Fault> {
-    let Request { code, component, operation, name, limits, refused, .. } = request;
+    let Request { code, component, operation, name, limits, refused, granted, .. } = request;
     if let Some(why) = refused {
         return Err(Fault::Refused(why));
     }
@@ -174,9 +175,12 @@ async fn carry_out<'a>(
         may_start(core, call).await.map_err(Fault::Refused)?;
     }
 
+    let (store, io) = (&core.store, &core.io.handle);
+    let workspaces =
+        Workspaces::enter(&granted, store, &call.live.tally, &core.spill_folder, io).await.map_err(Fault::Refused)?;
     run.start(core, call, Some(limits.deadline));
     let space = Space { agent: Arc::clone(&call.agent), component: name };
-    let sandbox = run.sandbox.insert(Sandbox::new(core, call, &code, space, &limits, describing)?);
+    let sandbox = run.sandbox.insert(Sandbox::new(core, call, &code, space, &limits, describing, workspaces)?);
     let guest = sandbox.instantiate(&code).await?;
     let tool = guest.estop_tool_tool();
     match work {
@@ -220,6 +224,11 @@ async fn settle(
     let unknown = ticket == Ticket::Failed && pending != Size::default();
     let discarded = if unknown { lost } else { lost + pending };
 
+    // What works on files for this call is told what became of it.
+    if let Some(sandbox) = &mut run.sandbox {
+        sandbox.store().data_mut().transaction.end(core, ticket).await;
+    }
+
     // Rollback is dropping the store with the transaction in it; then the room is free for somebody else.
     // An embedder's resource that panics while it is dropped may not take the call's outcome with it.
     let sandbox = run.sandbox.take();
@@ -233,14 +242,13 @@ async fn settle(
     let released_ns = core.now_ns();
 
     let elapsed_ns = run.started_ns.map_or(0, |started_ns| released_ns.saturating_sub(started_ns));
-    let committed = call.commits.committed();
     Outcome {
         call: call.id,
         agent: Arc::clone(&call.agent),
         tool: Arc::clone(&call.tool),
         component: call.component(),
         end: end.unwrap_or_else(|| stopped(call, released_ns)),
-        commits: Commits { points: call.commits.points(), writes: committed.writes, bytes: committed.bytes, unknown },
+        commits: Commits { unknown, ..call.commits.durable_so_far() },
         discarded,
         effects: call.live.effects(),
         fuel,
@@ -337,6 +345,9 @@ async fn conclude(
     }
     let transaction = &mut sandbox.store().data_mut().transaction;
     // What the guest believed may have been false, whatever it made of it.
+    if let Some(what) = transaction.workspaces.lost() {
+        return Some(End::Conflict(what));
+    }
     match transaction.lost() {
         None => {}
         Some(Lost::Conflict(what)) => return Some(End::Conflict(what.clone())),
@@ -352,13 +363,26 @@ async fn conclude(
         Committed::Conflict(what) => Some(End::Conflict(what)),
         Committed::Refused(error) => Some(refused_commit(&error)),
         Committed::Unknown(why) => Some(commit_unknown(why)),
+        Committed::NotCarriedOut(why) => Some(not_carried_out(why)),
     }
 }
 
 fn refused_commit(error: &StoreError) -> End {
-    let code = if matches!(error, StoreError::Quota { .. }) { "quota" } else { "store" };
+    let code = match error {
+        StoreError::Quota { .. } => "quota",
+        StoreError::Workspace(_) => "workspace",
+        _ => "store",
+    };
     let retryable = matches!(error, StoreError::Busy | StoreError::Held(_) | StoreError::Full(_));
     End::Failed(Failure { code: code.into(), message: error.to_string(), retryable, data: None })
+}
+
+/// What was committed is: seen through a workspace that is opened again it is there.
+fn not_carried_out(why: String) -> End {
+    let message = format!(
+        "it is committed, and the files could not be changed yet: {why}; the workspace is locked until they are"
+    );
+    End::Failed(Failure { code: "workspace".into(), message, retryable: false, data: None })
 }
 
 fn commit_unknown(why: String) -> End {
@@ -381,6 +405,9 @@ fn failed(core: &Arc<Core>, call: &Arc<CallState>, fault: Fault, sandbox: Option
     }
     if let Some(CommitUnknown(why)) = error.downcast_ref() {
         return Some(commit_unknown(why.clone()));
+    }
+    if let Some(NotCarriedOut(why)) = error.downcast_ref() {
+        return Some(not_carried_out(why.clone()));
     }
     let stderr = sandbox.map(|sandbox| sandbox.store().data().stderr_text()).unwrap_or_default();
     Some(outcome::trapped(&error, &stderr))

@@ -6,6 +6,7 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -23,6 +24,7 @@ use crate::clock::{Clock, SystemClock, nanos};
 #[cfg(feature = "control")]
 use crate::control::{Control, HostKind, PlaceError, Served};
 use crate::engine::{self, Ticker};
+use crate::grants::{GrantError, GrantTable, Grantee, Grants};
 use crate::home::Home;
 use crate::hostcalls;
 use crate::ids::{HaltId, HostId};
@@ -112,6 +114,9 @@ pub enum BuildError {
     /// More hooks than a shutdown may have.
     #[error("{0} hooks for the shutdown are too many: at most {SHUTDOWN_HOOKS_MAX}; put several things into one")]
     Hooks(usize),
+    /// Something cannot be granted.
+    #[error(transparent)]
+    Grant(#[from] GrantError),
     /// The cache's key cannot be used.
     #[error(transparent)]
     Cache(#[from] SecretError),
@@ -136,6 +141,7 @@ pub struct HostBuilder {
     call_limits: CallLimits,
     shutdown_grace: Duration,
     hooks: Vec<Hook>,
+    grants: Vec<(Grantee, Grants)>,
     #[cfg(feature = "control")]
     offered: Option<HostKind>,
     #[cfg(feature = "control")]
@@ -257,6 +263,13 @@ impl HostBuilder {
         self
     }
 
+    /// Lets these calls use these things. May be called several times; a call gets what all rules that cover it give.
+    #[must_use]
+    pub fn grant(mut self, to: Grantee, what: Grants) -> Self {
+        self.grants.push((to, what));
+        self
+    }
+
     /// What a call gets that does not ask for less.
     #[must_use]
     pub fn call_limits(mut self, limits: CallLimits) -> Self {
@@ -292,6 +305,7 @@ impl HostBuilder {
         let wall_ns = move || wall.wall().duration_since(UNIX_EPOCH).map_or(0, nanos);
         let log = Arc::new(Log::new(calls_max, Box::new(wall_ns)));
         let id = HostId::generate();
+        let grants = GrantTable::open(self.grants, &*self.store)?;
         self.store.attach(id)?;
         alternate::start(&log, id, self.store.alternate(id))?;
         let writer = Arc::new(Writer {
@@ -304,6 +318,7 @@ impl HostBuilder {
         });
         // After the store has made its home, and before anything can be let in.
         let halts = Halts::open(self.store.home());
+        let spill_folder = self.store.home().map_or_else(std::env::temp_dir, |home| home.path().to_owned());
         let core = Arc::new(Core {
             halts,
             #[cfg(feature = "control")]
@@ -320,6 +335,8 @@ impl HostBuilder {
             closing: AtomicBool::new(false),
             closing_down: Closing { grace: self.shutdown_grace, hooks: Mutex::new(self.hooks) },
             shared: Arc::new(self.shared),
+            grants,
+            spill_folder,
             store: self.store,
             clock: self.clock,
             limits: self.limits,
@@ -369,6 +386,7 @@ impl Host {
             call_limits: CallLimits::default(),
             shutdown_grace: Duration::ZERO,
             hooks: Vec::new(),
+            grants: Vec::new(),
             #[cfg(feature = "control")]
             offered: None,
             #[cfg(feature = "control")]
@@ -552,6 +570,9 @@ pub(crate) struct Core {
     pub(crate) call_limits: CallLimits,
     pub(crate) state_limits: Arc<crate::transaction::StateLimits>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) grants: GrantTable,
+    /// Where what calls write to files is kept, if it does not fit into memory.
+    pub(crate) spill_folder: PathBuf,
     pub(crate) io: IoThread,
     pub(crate) closing: AtomicBool,
     pub(crate) closing_down: Closing,

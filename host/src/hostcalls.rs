@@ -5,6 +5,7 @@
 
 pub(crate) mod call;
 pub(crate) mod clocks;
+pub(crate) mod filesystem;
 pub(crate) mod keyvalue;
 pub(crate) mod logging;
 
@@ -30,6 +31,7 @@ pub(crate) mod bindings {
 /// Links everything that a component may import without a grant of its own.
 pub(crate) fn add_to_linker(linker: &mut Linker<CallCtx>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    filesystem::add_to_linker(linker)?;
     bindings::estop::tool::types::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
     bindings::estop::tool::call::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
     bindings::wasi::keyvalue::store::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
@@ -55,7 +57,7 @@ pub(crate) fn grant(import: &str) -> &'static str {
         "wasi:cli/stderr" => "the newest part is kept for errors",
         "wasi:clocks/wall-clock" | "wasi:clocks/monotonic-clock" => "coarse: one millisecond",
         name if name.starts_with("wasi:random/") => "seeded: the same for each call",
-        name if name.starts_with("wasi:filesystem/") => "empty: no directories",
+        name if name.starts_with("wasi:filesystem/") => "the workspaces that the call is granted, in its transaction",
         name if name.starts_with("wasi:sockets/") => "empty: every address is refused",
         name if name.starts_with("wasi:cli/terminal-") => "empty: no terminal",
         name if name.starts_with("wasi:") => "plumbing of the others",

@@ -70,6 +70,7 @@ pub mod control;
 pub mod drill;
 mod engine;
 mod gate;
+mod grants;
 mod heartbeat;
 mod home;
 mod host;
@@ -92,6 +93,7 @@ mod trace;
 mod transaction;
 mod user;
 mod workers;
+mod workspace;
 
 pub use agent::{AGENT_BYTES_MAX, Agent, DEFAULT_AGENT};
 pub use call::{
@@ -100,6 +102,7 @@ pub use call::{
 };
 pub use clock::{Clock, SystemClock};
 pub use engine::{FUEL_INTERVAL, TICK};
+pub use grants::{GrantError, Grantee, Grants, WorkspaceGrant};
 pub use home::{Home, HomeError};
 pub use host::{BuildError, Host, HostBuilder, HostLimits};
 pub use ids::{CallId, HaltId, HomeId, HostId, IdError, InterruptId};
@@ -113,3 +116,4 @@ pub use tools::{AdmissionError, CompileChild, Component, Digest, Hints, LoadErro
 pub use transaction::{Size, StateLimits};
 /// The version that an embedder's interfaces have to be generated with.
 pub use wasmtime;
+pub use workspace::{Decision, WorkspaceError, WorkspaceLimits};

@@ -45,6 +45,7 @@ use crate::ids::CallId;
 use crate::interrupt::{Delivered, Reached};
 use crate::metrics::{Committed, Counts};
 use crate::store::{Read, Space, StoreError, Write};
+use crate::workspace::Decision;
 
 /// Something to enter.
 pub(crate) enum Record {
@@ -91,6 +92,7 @@ pub(crate) struct Job {
     pub(crate) space: Space,
     pub(crate) reads: Vec<Read>,
     pub(crate) writes: Vec<Write>,
+    pub(crate) workspaces: Vec<Decision>,
     pub(crate) last: bool,
 }
 

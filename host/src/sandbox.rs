@@ -31,6 +31,7 @@ use crate::interrupt::{Cause, cut};
 use crate::store::Space;
 use crate::tools::Code;
 use crate::transaction::Transaction;
+use crate::workspace::Workspaces;
 
 /// Length of the name of an effect (bytes); the rest is cut.
 const EFFECT_NAME_BYTES_MAX: usize = 256;
@@ -160,6 +161,7 @@ impl Sandbox {
         space: Space,
         limits: &CallLimits,
         describing: bool,
+        workspaces: Workspaces,
     ) -> wasmtime::Result<Self> {
         let stderr = Stderr::new(limits.stderr_bytes_max);
         let mut table = ResourceTable::new();
@@ -167,7 +169,7 @@ impl Sandbox {
         let ctx = CallCtx {
             wasi: wasi(core, code, &stderr),
             limiter: Limiter::new(limits.memory_bytes_max, Arc::clone(&call.live)),
-            transaction: Transaction::new(space, Arc::clone(&core.state_limits), Arc::clone(&call.live)),
+            transaction: Transaction::new(space, Arc::clone(&core.state_limits), Arc::clone(&call.live), workspaces),
             call: Arc::clone(call),
             core: Arc::clone(core),
             table,

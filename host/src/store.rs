@@ -7,7 +7,7 @@ pub mod memory;
 pub mod sqlite;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -15,6 +15,7 @@ use futures_util::future::BoxFuture;
 use crate::home::Home;
 use crate::ids::HostId;
 use crate::log::Entry;
+use crate::workspace::Decision;
 
 /// Whose state: each agent has its own with each component. Sharing is a grant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,6 +124,9 @@ pub enum StoreError {
     /// Another process has held the database for too long. Names it where the system says which.
     #[error("the store cannot be written: {0}")]
     Held(String),
+    /// Changes of files cannot be committed.
+    #[error("{0}")]
+    Workspace(String),
     /// There is no room on the disk.
     #[error("the store cannot be written: {0}")]
     Full(String),
@@ -155,6 +159,9 @@ pub struct Commit<'a> {
     pub reads: &'a [Read],
     /// What to do.
     pub writes: &'a [Write],
+    /// Changes of files that are ready to be carried out if the commit is applied: to be written down with it. None for a
+    /// store without [`Store::decisions`].
+    pub workspaces: &'a [Decision],
     /// What the agent may keep with this component, by [`Key::charge`]. A commit that does not make it more is never
     /// refused for it.
     pub space_bytes_max: u64,
@@ -163,6 +170,25 @@ pub struct Commit<'a> {
     /// To be asked once, after validation and before applying: `false` means that the commit was withdrawn. After
     /// `true` the store must apply it, unless the whole batch fails.
     pub decide: &'a dyn Fn() -> bool,
+}
+
+/// What a store keeps about changes of files that were decided and may not have been carried out yet.
+pub trait Decisions: Send + Sync {
+    /// Names the store, so that another one does not decide in its place.
+    fn home(&self) -> String;
+
+    /// What was decided about a commit: the digest that was written down with it. `None`: it was not decided, and from now on
+    /// it never can be.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    fn resolve(&self, id: &str, workspace: &Path) -> Result<Option<String>, StoreError>;
+
+    /// Nothing is left to be done in this workspace.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    fn forget(&self, workspace: &Path) -> Result<(), StoreError>;
 }
 
 /// Where state and log live.
@@ -213,6 +239,11 @@ pub trait Store: Send + Sync + 'static {
     /// The host ends. Not `complete`: it could not enter everything, so whoever attaches next has to take it for dead.
     fn detach(&self, host: HostId, complete: bool) {
         let _ = (host, complete);
+    }
+
+    /// What it keeps about changes of files; `None`: nothing, so that no call may change any.
+    fn decisions(&self) -> Option<&dyn Decisions> {
+        None
     }
 
     /// Why nothing new should be begun, if so: for example because the disk is nearly full. Asked now and then, by the

@@ -23,6 +23,7 @@ use crate::gate::Ticket;
 use crate::host::Core;
 use crate::log::Job;
 use crate::store::{Key, Listing, Read, Space, Store, StoreError, Verdict, Versioned, Write};
+use crate::workspace::{Decision, Fate, StageError, Workspaces};
 
 /// Bounds on what one call may keep.
 #[derive(Clone, Debug)]
@@ -62,13 +63,29 @@ pub struct Size {
     pub writes: u64,
     /// Bytes of keys and values.
     pub bytes: u64,
+    /// Files changed, and names that were made, moved or removed in workspaces.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub files: u64,
+    /// Bytes of changed files, in whole blocks where only a part was written.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub file_bytes: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+pub(crate) fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl std::ops::Add for Size {
     type Output = Size;
 
     fn add(self, other: Size) -> Size {
-        Size { writes: self.writes + other.writes, bytes: self.bytes + other.bytes }
+        Size {
+            writes: self.writes + other.writes,
+            bytes: self.bytes + other.bytes,
+            files: self.files + other.files,
+            file_bytes: self.file_bytes + other.file_bytes,
+        }
     }
 }
 
@@ -108,6 +125,8 @@ pub(crate) enum Committed {
     Refused(StoreError),
     /// The store cannot say.
     Unknown(String),
+    /// It is durable, and the files could not be changed yet: whoever comes next to the workspace goes on with it.
+    NotCarriedOut(String),
 }
 
 pub(crate) struct Transaction {
@@ -126,11 +145,17 @@ pub(crate) struct Transaction {
     /// Of transactions of this call that did not become durable.
     discarded: Size,
     live: Arc<Live>,
+    /// What is changed in workspaces was handed to a commit, and is counted there.
+    files_are_counted: bool,
+    /// Files, as the call sees them.
+    pub(crate) workspaces: Workspaces,
 }
 
 impl Transaction {
-    pub(crate) fn new(space: Space, limits: Arc<StateLimits>, live: Arc<Live>) -> Self {
+    pub(crate) fn new(space: Space, limits: Arc<StateLimits>, live: Arc<Live>, workspaces: Workspaces) -> Self {
         Self {
+            workspaces,
+            files_are_counted: false,
             space,
             limits,
             live,
@@ -148,7 +173,12 @@ impl Transaction {
 
     /// What is written and not committed, with what was lost before.
     pub(crate) fn uncommitted(&self) -> Size {
-        self.size + self.discarded
+        self.size() + self.discarded
+    }
+
+    fn size(&self) -> Size {
+        let (files, file_bytes) = if self.files_are_counted { (0, 0) } else { self.workspaces.changes() };
+        Size { files, file_bytes, ..self.size }
     }
 
     /// Why nothing of this call can be committed any more.
@@ -209,6 +239,7 @@ impl Transaction {
         self.size = Size {
             writes: self.size.writes - old_size.writes + new_size.writes,
             bytes: self.size.bytes - old_size.bytes + new_size.bytes,
+            ..self.size
         };
         self.live.wrote(self.size);
         self.writes.insert(key, value.map(Into::into));
@@ -269,20 +300,78 @@ impl Transaction {
             Some(Lost::Conflict(what)) => return Committed::Conflict(what.clone()),
             Some(Lost::Refused(error)) => return Committed::Refused(error.clone()),
         }
-        let (reads, writes, size) = self.take();
-        if reads.is_empty() && writes.is_empty() {
-            let open = if last { call.gate.settle().is_ok() } else { !call.gate.is_flagged() };
-            return if open { Committed::Durable } else { Committed::Interrupted };
-        }
-        call.commits.begin(size);
-        let committed = submit(core, call, self.space.clone(), reads, writes, last).await;
+        let staged = if self.workspaces.is_empty() { Ok(Vec::new()) } else { self.stage(core, call).await };
+        let size = self.size();
+        let (reads, writes) = self.take();
+        self.files_are_counted = true;
+        let committed = match staged {
+            Ok(workspaces) if reads.is_empty() && writes.is_empty() && workspaces.is_empty() => {
+                let open = if last { call.gate.settle().is_ok() } else { !call.gate.is_flagged() };
+                if open { Committed::Durable } else { Committed::Interrupted }
+            }
+            Ok(workspaces) => {
+                call.commits.begin(size);
+                match call.gate.queue() {
+                    Ok(()) => {
+                        self.workspaces.queued();
+                        let (call, space) = (Arc::clone(call), self.space.clone());
+                        submit(core, Job { call, space, reads, writes, workspaces, last }).await
+                    }
+                    Err(_) => Committed::Interrupted,
+                }
+            }
+            Err(failed) => {
+                call.commits.begin(size);
+                failed
+            }
+        };
+        let committed = if self.workspaces.is_empty() { committed } else { self.finish(core, committed).await };
         match &committed {
-            Committed::Durable | Committed::Unknown(_) => {}
+            // Whoever goes on begins anew.
+            Committed::Durable => self.files_are_counted = false,
+            Committed::Unknown(_) | Committed::NotCarriedOut(_) => {}
             Committed::Conflict(what) => self.lose(call, Lost::Conflict(what.clone())),
             Committed::Refused(error) => self.lose(call, Lost::Refused(error.clone())),
             Committed::Interrupted => self.discard(call),
         }
         committed
+    }
+
+    /// Makes changes of files ready. If it cannot be, the commit is over.
+    async fn stage(&mut self, core: &Core, call: &Arc<CallState>) -> Result<Vec<Decision>, Committed> {
+        let stopped = Arc::clone(call);
+        let staged = self.workspaces.stage(&core.store, &core.io.handle, move || stopped.gate.is_flagged()).await;
+        staged.map_err(|error| match error {
+            StageError::Conflict(what) => Committed::Conflict(what),
+            StageError::Stopped => Committed::Interrupted,
+            StageError::Failed(why) => Committed::Refused(StoreError::Workspace(why)),
+        })
+    }
+
+    async fn finish(&mut self, core: &Core, committed: Committed) -> Committed {
+        let fate = match committed {
+            Committed::Durable => Fate::Durable,
+            Committed::Unknown(_) => Fate::Unknown,
+            _ => Fate::Not,
+        };
+        let finished = self.workspaces.finish(&core.store, &core.io.handle, fate).await;
+        match (committed, finished) {
+            (Committed::Durable, Err(error)) => Committed::NotCarriedOut(error.to_string()),
+            (committed, _) => committed,
+        }
+    }
+
+    /// What has to be seen to when the call ends in the middle of a commit. `ticket`: what became of that.
+    pub(crate) async fn end(&mut self, core: &Core, ticket: Ticket) {
+        let fate = match ticket {
+            Ticket::Durable => Fate::Durable,
+            Ticket::Failed => Fate::Unknown,
+            _ => Fate::Not,
+        };
+        if let Err(error) = self.workspaces.finish(&core.store, &core.io.handle, fate).await {
+            tracing::error!(%error, "files of a call that was stopped are not as they were decided to be");
+        }
+        std::mem::take(&mut self.workspaces).end(&core.io.handle).await;
     }
 
     fn lose(&mut self, call: &CallState, lost: Lost) {
@@ -295,14 +384,15 @@ impl Transaction {
         call.commits.begin(Size::default());
     }
 
-    fn take(&mut self) -> (Vec<Read>, Vec<Write>, Size) {
+    fn take(&mut self) -> (Vec<Read>, Vec<Write>) {
         let keys = self.reads.drain().map(|(key, (version, _))| Read::Key(key, version));
         let listings = self.listings.drain().map(|(bucket, listing)| Read::Listing(bucket, listing.version));
         let reads = keys.chain(listings).collect();
         (self.read_bytes, self.listed, self.charged_bytes) = (0, 0, 0);
         let writes = std::mem::take(&mut self.writes).into_iter().map(|(key, value)| Write { key, value }).collect();
         self.live.wrote(Size::default());
-        (reads, writes, std::mem::take(&mut self.size))
+        self.size = Size::default();
+        (reads, writes)
     }
 
     fn key(&self, bucket: &Arc<str>, key: &str) -> Result<Key, StateError> {
@@ -327,23 +417,14 @@ impl Transaction {
 }
 
 fn written(key: &Key, value: Option<&[u8]>) -> Size {
-    Size { writes: 1, bytes: (key.key.len() + value.map_or(0, <[u8]>::len)) as u64 }
+    Size { writes: 1, bytes: (key.key.len() + value.map_or(0, <[u8]>::len)) as u64, ..Size::default() }
 }
 
-async fn submit(
-    core: &Core,
-    call: &Arc<CallState>,
-    space: Space,
-    reads: Vec<Read>,
-    writes: Vec<Write>,
-    last: bool,
-) -> Committed {
-    if call.gate.queue().is_err() {
-        return Committed::Interrupted;
-    }
-    let job = Job { call: Arc::clone(call), space, reads, writes, last };
+/// Hands a commit to the store, and waits for what becomes of it. The ticket is queued.
+async fn submit(core: &Core, job: Job) -> Committed {
+    let call = &Arc::clone(&job.call);
     // The end of a call that is alone: no guest needs this worker, and an interrupt finds the call suspended.
-    let here = last && core.workers.count() > 1 && core.inventory.live() == 1;
+    let here = job.last && core.workers.count() > 1 && core.inventory.live() == 1;
     let submitted = if here { core.writer.write_here(job) } else { core.log.commit(job) };
     if let Err(error) = submitted {
         call.gate.resolve(Ticket::None);

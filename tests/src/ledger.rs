@@ -92,7 +92,7 @@ fn sum(entries: &[&Value], what: &str) -> u64 {
 /// Promise 8: what was told as committed is there, and nothing else. Promise 13: the entry of the end says the same.
 fn as_told(log: &[Value], outcome: &Outcome, left: Left) -> Check {
     let (call, status) = (outcome.call.to_string(), outcome.end.status());
-    let Commits { points, writes, bytes, unknown } = outcome.commits;
+    let Commits { points, writes, bytes, unknown, files: _, file_bytes: _ } = outcome.commits;
     let commits = of(log, "commit", &call);
     let there = commits.len() as u64;
     let may_be = there == points || (unknown && there == points + 1);

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::live::Live;
 use super::{CallLimits, CallState, End, Identity, Operation, Outcome, Progress, drive, load};
+use crate::grants::Seen;
 use crate::host::Core;
 use crate::ids::CallId;
 use crate::interrupt::{Cause, HOST_ACTOR, Interrupt, Interruption};
@@ -46,12 +47,14 @@ pub(crate) struct Request {
     pub(crate) limits: CallLimits,
     pub(crate) priority: u8,
     pub(crate) refused: Option<String>,
+    pub(crate) granted: Vec<Seen>,
 }
 
 impl CallBuilder {
     pub(crate) fn new(core: Arc<Core>, agent: Arc<str>, component: Component, tool: String, input: Value) -> Self {
         let mut tool = tool;
         crate::interrupt::cut(&mut tool, crate::interrupt::TEXT_BYTES_MAX);
+        let component_name = Arc::clone(&component.inner.name);
         let request = Request {
             code: Arc::clone(&component.inner.code),
             name: Arc::clone(&component.inner.name),
@@ -60,6 +63,7 @@ impl CallBuilder {
             limits: core.call_limits.clone(),
             priority: core.call_limits.priority,
             refused: None,
+            granted: core.grants.of(&agent, &component_name, &tool),
         };
         let refused = reserved(&agent);
         Self { core, agent, tool: tool.into(), parent: None, request: Request { refused, ..request } }
@@ -70,7 +74,8 @@ impl CallBuilder {
         let mut limits = core.call_limits.clone();
         limits.deadline = limits.deadline.min(INTERNAL_DEADLINE_MAX);
         let priority = PRIORITY_DEFAULT;
-        let request = Request { code, component: None, name, operation, limits, priority, refused: None };
+        let granted = Vec::new();
+        let request = Request { code, component: None, name, operation, limits, priority, refused: None, granted };
         Self { core, agent: HOST_ACTOR.into(), tool: "list-tools".into(), parent: None, request }
     }
 

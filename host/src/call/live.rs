@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Effect, EffectState};
 use crate::transaction::Size;
+use crate::workspace::Tally;
 
 const NEVER_NS: u64 = u64::MAX;
 
@@ -21,6 +22,7 @@ pub(crate) enum HostCall {
     LoadWait = 5,
     LoadCompile = 6,
     LoadDescribe = 7,
+    Files = 8,
 }
 
 pub(crate) struct Live {
@@ -34,6 +36,8 @@ pub(crate) struct Live {
     pub(crate) memory_bytes: AtomicU64,
     writes: AtomicU64,
     bytes: AtomicU64,
+    /// Changes in workspaces.
+    pub(crate) tally: Arc<Tally>,
     host_call: AtomicU8,
     progress_ns: AtomicU64,
     effects: Mutex<Vec<(String, Arc<AtomicBool>)>>,
@@ -55,6 +59,7 @@ impl Live {
             memory_bytes: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            tally: Arc::default(),
             host_call: AtomicU8::new(0),
             progress_ns: AtomicU64::new(NEVER_NS),
             effects: Mutex::default(),
@@ -127,7 +132,9 @@ impl Live {
 
     #[cfg(feature = "control")]
     pub(crate) fn uncommitted(&self) -> Size {
-        Size { writes: self.writes.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+        let (writes, bytes) = (self.writes.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
+        let (files, file_bytes) = self.tally.get();
+        Size { writes, bytes, files, file_bytes }
     }
 
     pub(crate) fn progressed(&self, now_ns: u64) {
@@ -156,6 +163,7 @@ impl Live {
             5 => Some("load: wait for a compiler"),
             6 => Some("load: compile"),
             7 => Some("load: describe"),
+            8 => Some("wasi:filesystem"),
             _ => None,
         }
     }

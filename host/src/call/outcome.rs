@@ -91,7 +91,7 @@ pub struct Attachment {
 /// Why a tool could not do what was asked.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Failure {
-    /// Short and stable, for programs. Codes that the host itself uses: `quota`, `output`, `store`, `commit-unknown`.
+    /// Short and stable, for programs. Codes that the host itself uses: `quota`, `output`, `store`, `workspace`, `commit-unknown`.
     pub code: String,
     /// For people and models.
     pub message: String,
@@ -125,6 +125,12 @@ pub struct Commits {
     pub writes: u64,
     /// Bytes of keys and values.
     pub bytes: u64,
+    /// Files changed, and names that were made, moved or removed in workspaces.
+    #[serde(default, skip_serializing_if = "crate::transaction::is_zero")]
+    pub files: u64,
+    /// Bytes of changed files.
+    #[serde(default, skip_serializing_if = "crate::transaction::is_zero")]
+    pub file_bytes: u64,
     /// The store could not say whether the last commit is durable. It is counted neither here nor as discarded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unknown: bool,

@@ -12,7 +12,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, watch};
 
 use super::live::Live;
-use super::{Outcome, Progress};
+use super::{Commits, Outcome, Progress};
 use crate::gate::Gate;
 use crate::ids::CallId;
 use crate::interrupt::Delivered;
@@ -67,36 +67,63 @@ pub(crate) struct CallState {
 #[derive(Default)]
 pub(crate) struct CommitCounts {
     points: AtomicU64,
+    durable: Counted,
+    pending: Counted,
+}
+
+/// A [`Size`] that is counted by several.
+#[derive(Default)]
+struct Counted {
     writes: AtomicU64,
     bytes: AtomicU64,
-    pending_writes: AtomicU64,
-    pending_bytes: AtomicU64,
+    files: AtomicU64,
+    file_bytes: AtomicU64,
+}
+
+impl Counted {
+    fn set(&self, size: Size) {
+        self.writes.store(size.writes, Ordering::Release);
+        self.bytes.store(size.bytes, Ordering::Release);
+        self.files.store(size.files, Ordering::Release);
+        self.file_bytes.store(size.file_bytes, Ordering::Release);
+    }
+
+    fn get(&self) -> Size {
+        Size {
+            writes: self.writes.load(Ordering::Acquire),
+            bytes: self.bytes.load(Ordering::Acquire),
+            files: self.files.load(Ordering::Acquire),
+            file_bytes: self.file_bytes.load(Ordering::Acquire),
+        }
+    }
 }
 
 impl CommitCounts {
     pub(crate) fn begin(&self, size: Size) {
-        self.pending_writes.store(size.writes, Ordering::Release);
-        self.pending_bytes.store(size.bytes, Ordering::Release);
+        self.pending.set(size);
     }
 
     /// Called before the ticket says that it is durable.
     pub(crate) fn durable(&self) {
         self.points.fetch_add(1, Ordering::AcqRel);
-        self.writes.fetch_add(self.pending_writes.swap(0, Ordering::AcqRel), Ordering::AcqRel);
-        self.bytes.fetch_add(self.pending_bytes.swap(0, Ordering::AcqRel), Ordering::AcqRel);
+        // By the committer alone, and one commit of a call at a time.
+        self.durable.set(self.durable.get() + self.pending.get());
+        self.pending.set(Size::default());
     }
 
     /// What was handed to the committer and did not become durable.
     pub(crate) fn pending(&self) -> Size {
-        Size { writes: self.pending_writes.load(Ordering::Acquire), bytes: self.pending_bytes.load(Ordering::Acquire) }
+        self.pending.get()
     }
 
     pub(crate) fn points(&self) -> u64 {
         self.points.load(Ordering::Acquire)
     }
 
-    pub(crate) fn committed(&self) -> Size {
-        Size { writes: self.writes.load(Ordering::Acquire), bytes: self.bytes.load(Ordering::Acquire) }
+    /// What there is to tell of it.
+    pub(crate) fn durable_so_far(&self) -> Commits {
+        let Size { writes, bytes, files, file_bytes } = self.durable.get();
+        Commits { points: self.points(), writes, bytes, files, file_bytes, unknown: false }
     }
 }
 

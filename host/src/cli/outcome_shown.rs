@@ -163,10 +163,19 @@ impl Told {
         let committed = match &self.commits {
             commits if commits.unknown => "whether the last commit is durable is UNKNOWN".to_owned(),
             commits if commits.points == 0 => "nothing was committed".to_owned(),
+            commits if commits.files > 0 => {
+                let (files, of) = (commits.files, commits.file_bytes);
+                format!(
+                    "{} writes ({} bytes) and {files} changes of files ({of} bytes) were committed before",
+                    commits.writes, commits.bytes
+                )
+            }
             commits => format!("{} writes ({} bytes) were committed before", commits.writes, commits.bytes),
         };
-        let Size { writes, bytes } = self.discarded;
-        say(&format!("estop: {writes} uncommitted writes ({bytes} bytes) were discarded; {committed}"));
+        let Size { writes, bytes, files, file_bytes } = self.discarded;
+        let files =
+            if files > 0 { format!(" and {files} changes of files ({file_bytes} bytes)") } else { String::new() };
+        say(&format!("estop: {writes} uncommitted writes ({bytes} bytes){files} were discarded; {committed}"));
         for effect in &self.effects {
             say(&format!("estop: outside the transaction: {:?} {:?}", effect.name, effect.state));
         }

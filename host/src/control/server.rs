@@ -38,7 +38,7 @@ use super::rights;
 use super::served::Served;
 use super::shared_answer::SharedAnswer;
 use super::{Control, HostKind};
-use crate::call::{CallState, Commits, End, NO_DEADLINE_NS};
+use crate::call::{CallState, End, NO_DEADLINE_NS};
 use crate::heartbeat::{BEAT_EVERY, Heartbeat};
 use crate::host::Core;
 use crate::ids::CallId;
@@ -540,7 +540,6 @@ impl Desk {
         let now_ns = core.now_ns();
         let ago = |at_ns: u64| now_ns.saturating_sub(at_ns) / 1000;
         let delivered = call.interrupted();
-        let committed = call.commits.committed();
         let stopped = delivered.map(|delivered| StoppedBy {
             cause: delivered.interrupt.cause,
             actor: delivered.interrupt.actor.clone(),
@@ -568,12 +567,7 @@ impl Desk {
             memory_bytes: call.live.memory_bytes.load(Ordering::Relaxed),
             host_call: call.live.host_call().map(str::to_owned),
             uncommitted: call.live.uncommitted(),
-            commits: Commits {
-                points: call.commits.points(),
-                writes: committed.writes,
-                bytes: committed.bytes,
-                unknown: false,
-            },
+            commits: call.commits.durable_so_far(),
             effects: call.live.effects(),
             progress: progress.map(|(at_ns, progress)| ProgressInfo {
                 done: progress.done,

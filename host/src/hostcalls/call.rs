@@ -36,6 +36,8 @@ impl Host for CallCtx {
             Committed::Interrupted => Err(CommitError::Interrupted),
             Committed::Conflict(what) => Err(CommitError::Conflict(what)),
             Committed::Refused(error) => Err(CommitError::Store(error.to_string())),
+            // The guest would see files that are not there yet.
+            Committed::NotCarriedOut(why) => return Err(NotCarriedOut(why).into()),
             Committed::Unknown(why) => {
                 // What the guest would do next builds on something that may not be there.
                 return Err(CommitUnknown(why).into());
@@ -48,6 +50,11 @@ impl Host for CallCtx {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct CommitUnknown(pub(crate) String);
+
+/// A commit point is durable, and the files are not changed yet: the call cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotCarriedOut(pub(crate) String);
 
 impl From<Cause> for types::Cause {
     fn from(cause: Cause) -> Self {

@@ -339,6 +339,7 @@ impl Writer {
                 space: &job.space,
                 reads: &job.reads,
                 writes: &job.writes,
+                workspaces: &job.workspaces,
                 space_bytes_max: self.space_bytes_max,
                 entry: self.entry(EntryKind::committed(&job.call)),
                 decide,

@@ -69,7 +69,8 @@ impl Suite {
         decide: &dyn Fn() -> bool,
     ) -> Verdict {
         let entry = entry(0);
-        let mut commits = [Commit { space: &self.space, reads, writes, space_bytes_max, entry, decide }];
+        let mut commits =
+            [Commit { space: &self.space, reads, writes, workspaces: &[], space_bytes_max, entry, decide }];
         let verdicts = self.store.write(&mut commits, &[]).expect("a batch can be written");
         assert_eq!(verdicts.len(), 1, "one verdict for each commit");
         verdicts.into_iter().next().expect("there is one")
@@ -204,6 +205,7 @@ async fn commits_of_one_batch_see_each_other(suite: &Suite) {
         space: &suite.space,
         reads: &reads,
         writes,
+        workspaces: &[],
         space_bytes_max: NO_LIMIT,
         entry: entry(number),
         decide: &|| true,
@@ -273,6 +275,7 @@ async fn entries_are_written_with_their_commits_and_in_order(suite: &Suite) {
         space: &suite.space,
         reads: &[],
         writes: &writes,
+        workspaces: &[],
         space_bytes_max: NO_LIMIT,
         entry: entry(3),
         decide: &|| true,

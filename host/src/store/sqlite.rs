@@ -13,7 +13,7 @@ mod reserve;
 mod write;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -27,7 +27,7 @@ use self::read::Readers;
 use self::reserve::Reserve;
 pub use self::write::CHECKPOINT_EVERY;
 use self::write::{Failure, Writer};
-use super::{Commit, Key, Listing, Space, Store, StoreError, Verdict, Versioned};
+use super::{Commit, Decisions, Key, Listing, Space, Store, StoreError, Verdict, Versioned};
 use crate::home::{Alive, Home};
 use crate::ids::{HomeId, HostId};
 use crate::log::checkpoint::Signer;
@@ -247,6 +247,10 @@ impl Store for Sqlite {
         self.alive().remove(&host);
     }
 
+    fn decisions(&self) -> Option<&dyn Decisions> {
+        Some(self)
+    }
+
     fn shortage(&self) -> Option<String> {
         self.writer().shortage()
     }
@@ -257,5 +261,19 @@ impl Store for Sqlite {
 
     fn alternate(&self, host: HostId) -> Option<PathBuf> {
         Some(recover::alternate_path(&self.home, host))
+    }
+}
+
+impl Decisions for Sqlite {
+    fn home(&self) -> String {
+        self.home.path().display().to_string()
+    }
+
+    fn resolve(&self, id: &str, workspace: &Path) -> Result<Option<String>, StoreError> {
+        self.writer().transact_surely(|batch| batch.resolve_workspace(id, workspace))
+    }
+
+    fn forget(&self, workspace: &Path) -> Result<(), StoreError> {
+        self.writer().transact_surely(|batch| batch.forget_workspace(workspace))
     }
 }

@@ -85,6 +85,7 @@ fn left_alone(place: &Place, words: &[&str]) {
 #[test]
 fn a_home_of_a_newer_version_is_refused_and_left_alone() {
     let place = Place::lived();
+    let version: i32 = place.database().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     place.database().pragma_update(None, "user_version", 1000).unwrap();
     let words = ["has version 1000", "use a newer estop, nothing was changed"];
     left_alone(&place, &words);
@@ -92,9 +93,20 @@ fn a_home_of_a_newer_version_is_refused_and_left_alone() {
         |mode| place.database().pragma_update_and_check(None, "journal_mode", mode, |row| row.get::<_, String>(0));
     assert_eq!(mode("DELETE").unwrap(), "delete");
     left_alone(&place, &words);
-    place.database().pragma_update(None, "user_version", 1).unwrap();
+    place.database().pragma_update(None, "user_version", version).unwrap();
     place.call();
     place.estop(&["log", "verify"]).has(0, &[]);
+}
+
+/// One of an older version is brought up to date, with what is in it.
+#[test]
+fn a_home_of_an_older_version_is_brought_up_to_date() {
+    let place = Place::lived();
+    place.database().execute_batch("DROP TABLE workspace; PRAGMA user_version = 1").unwrap();
+    place.call();
+    place.estop(&["log", "verify"]).has(0, &[]);
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'workspace'";
+    assert_eq!(place.database().query_row(tables, [], |row| row.get::<_, i32>(0)).unwrap(), 1);
 }
 
 /// So is a database of somebody else, and a file that is none.

@@ -166,7 +166,8 @@ fn state_of_any_bytes_is_shown_and_exported() {
     let writes = [write(EVIL, EVIL.as_bytes()), write("binary", &binary), write("empty", b"")];
     let entry: Entry = serde_json::from_value(entries()[1].clone()).unwrap();
     let (space, reads) = (&space, &[]);
-    let commit = Commit { space, reads, writes: &writes, space_bytes_max: u64::MAX, entry, decide: &|| true };
+    let commit =
+        Commit { space, reads, writes: &writes, workspaces: &[], space_bytes_max: u64::MAX, entry, decide: &|| true };
     let verdicts = place.store().write(&mut [commit], &[]).unwrap();
     assert!(matches!(verdicts[..], [Verdict::Applied]), "{verdicts:?}");
 

@@ -33,7 +33,7 @@ const WAL_BYTES_KEPT: u32 = 16 << 20;
 const WRITE_LOCK_BYTE: u64 = 120;
 
 /// One step of the database from a version to the next, in a transaction of its own.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("workspace.sql")];
 
 /// Where the database is, and through which VFS of SQLite it is reached.
 pub(super) struct Place {

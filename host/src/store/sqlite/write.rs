@@ -7,7 +7,9 @@
 //! - A failure before COMMIT is final: nothing of the batch will ever be there. After a failed COMMIT nobody knows, and
 //!   nothing else is written until it is decided: see [`Writer::resolve`].
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -231,6 +233,20 @@ impl Writer {
         resolved.map_err(Failure::into_error)
     }
 
+    /// As `transact`, once it is known what became of a batch in doubt.
+    pub(super) fn transact_surely<T>(
+        &mut self,
+        work: impl FnOnce(&mut Batch<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if let Some(doubt) = self.in_doubt.take() {
+            let (whose, count) = (doubt.host, doubt.entries);
+            if matches!(self.resolve(doubt)?, Resolved::Durable) {
+                self.there.insert(whose, count);
+            }
+        }
+        self.transact(work).map_err(Failure::into_error)
+    }
+
     /// Why nothing new should be begun.
     pub(super) fn shortage(&mut self) -> Option<String> {
         self.reserve.shortage()
@@ -296,6 +312,11 @@ fn head(connection: &Connection, known: Head) -> rusqlite::Result<Head> {
             Ok(Head::of(seq, &line))
         }
     }
+}
+
+/// Only to find it again; what is decided is found by its id.
+fn path_text(path: &Path) -> Cow<'_, str> {
+    path.to_string_lossy()
 }
 
 /// An open database transaction that writes.
@@ -417,6 +438,10 @@ impl Batch<'_> {
             return Ok(Verdict::Withdrawn);
         }
         let version = self.append(&commit.entry)?;
+        for decision in commit.workspaces {
+            let sql = "INSERT INTO workspace (id, path, digest) VALUES (?1, ?2, ?3)";
+            self.execute(sql, params![decision.id, path_text(&decision.workspace), decision.digest])?;
+        }
         if commit.writes.is_empty() {
             return Ok(Verdict::Applied);
         }
@@ -443,6 +468,18 @@ impl Batch<'_> {
             self.execute("UPDATE space SET bytes = ?2 WHERE id = ?1", params![id, bytes_after])?;
         }
         Ok(Verdict::Applied)
+    }
+
+    /// See [`Decisions::resolve`](crate::store::Decisions::resolve).
+    pub(super) fn resolve_workspace(&self, id: &str, path: &Path) -> Result<Option<String>, StoreError> {
+        let sql = "INSERT OR IGNORE INTO workspace (id, path, digest) VALUES (?1, ?2, NULL)";
+        self.execute(sql, params![id, path_text(path)])?;
+        Ok(self.row::<Option<String>>("SELECT digest FROM workspace WHERE id = ?1", [id])?.flatten())
+    }
+
+    /// See [`Decisions::forget`](crate::store::Decisions::forget).
+    pub(super) fn forget_workspace(&self, path: &Path) -> Result<(), StoreError> {
+        self.execute("DELETE FROM workspace WHERE path = ?1", [path_text(path)]).map(drop)
     }
 
     fn space(&self, space: &Space) -> Result<Option<(i64, u64)>, StoreError> {

@@ -1,0 +1,185 @@
+//! What tools may use beyond their own state, in code. Nothing, if nothing is said.
+//!
+//! Invariant: a call gets what every rule that names it gives, and nothing else; and everything that a rule names was there
+//! when the host was built.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::store::Store;
+use crate::workspace::{Workspace, WorkspaceError, WorkspaceLimits};
+
+/// To whom something is granted. What is left open covers all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grantee {
+    agent: Option<String>,
+    component: Option<String>,
+    tool: Option<String>,
+}
+
+impl Grantee {
+    /// Every call of every agent.
+    pub fn everyone() -> Self {
+        Self::default()
+    }
+
+    /// Only what this agent calls.
+    #[must_use]
+    pub fn agent(mut self, name: impl Into<String>) -> Self {
+        self.agent = Some(name.into());
+        self
+    }
+
+    /// Only tools of the component that was loaded under this name.
+    #[must_use]
+    pub fn component(mut self, name: impl Into<String>) -> Self {
+        self.component = Some(name.into());
+        self
+    }
+
+    /// Only tools of this name.
+    #[must_use]
+    pub fn tool(mut self, name: impl Into<String>) -> Self {
+        self.tool = Some(name.into());
+        self
+    }
+
+    /// Whether there can be a call that both cover.
+    fn meets(&self, other: &Self) -> bool {
+        let meets = |one: &Option<String>, other: &Option<String>| {
+            one.as_ref().zip(other.as_ref()).is_none_or(|(one, other)| one == other)
+        };
+        meets(&self.agent, &other.agent) && meets(&self.component, &other.component) && meets(&self.tool, &other.tool)
+    }
+
+    fn covers(&self, agent: &str, component: &str, tool: &str) -> bool {
+        let covers = |named: &Option<String>, name: &str| named.as_ref().is_none_or(|named| named == name);
+        covers(&self.agent, agent) && covers(&self.component, component) && covers(&self.tool, tool)
+    }
+}
+
+/// What is granted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    workspaces: Vec<WorkspaceGrant>,
+}
+
+impl Grants {
+    /// Nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Files of a folder.
+    #[must_use]
+    pub fn workspace(mut self, workspace: WorkspaceGrant) -> Self {
+        self.workspaces.push(workspace);
+        self
+    }
+}
+
+/// Files of a folder, for a guest that uses `wasi:filesystem`. What it changes is part of the call's transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkspaceGrant {
+    path: PathBuf,
+    at: String,
+    is_read_only: bool,
+    limits: WorkspaceLimits,
+}
+
+impl WorkspaceGrant {
+    /// To read and to change.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), at: "/".into(), is_read_only: false, limits: WorkspaceLimits::default() }
+    }
+
+    /// To read only.
+    pub fn read_only(path: impl Into<PathBuf>) -> Self {
+        Self { is_read_only: true, ..Self::new(path) }
+    }
+
+    /// Where the guest sees it: an absolute path, `/` if nothing is said.
+    #[must_use]
+    pub fn at(mut self, path: impl Into<String>) -> Self {
+        self.at = path.into();
+        self
+    }
+
+    /// How much one call may keep of it.
+    #[must_use]
+    pub fn limits(mut self, limits: WorkspaceLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+}
+
+impl WorkspaceGrant {
+    pub(crate) fn is_at_a_path(&self) -> bool {
+        self.at.starts_with('/') && !self.at.split('/').any(|name| name == "..")
+    }
+}
+
+/// A grant cannot be given.
+#[derive(Debug, thiserror::Error)]
+pub enum GrantError {
+    /// The folder cannot be a workspace.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    /// A guest could not find it there.
+    #[error("a workspace is seen at an absolute path such as `/` or `/data`, not at `{0}`")]
+    At(String),
+    /// A guest would see only one of them.
+    #[error("two workspaces would be seen at `{0}` by the same call")]
+    Twice(String),
+}
+
+/// A workspace that a call gets, and where it sees it.
+pub(crate) type Seen = (String, Arc<Workspace>);
+
+/// Everything that a host grants.
+#[derive(Debug, Default)]
+pub(crate) struct GrantTable {
+    rules: Vec<(Grantee, Vec<Seen>)>,
+}
+
+impl GrantTable {
+    pub(crate) fn open(rules: Vec<(Grantee, Grants)>, store: &dyn Store) -> Result<Self, GrantError> {
+        if let Some(at) = clash(&rules) {
+            return Err(GrantError::Twice(at.to_owned()));
+        }
+        let own: Vec<PathBuf> = store.home().map(|home| home.path().to_owned()).into_iter().chain(machine()).collect();
+        let mut opened = Vec::new();
+        for (grantee, grants) in rules {
+            let mut all = Vec::new();
+            for grant in grants.workspaces {
+                if !grant.is_at_a_path() {
+                    return Err(GrantError::At(grant.at));
+                }
+                let workspace = Workspace::open(&grant.path, grant.is_read_only, grant.limits, &own, store)?;
+                all.push((grant.at, Arc::new(workspace)));
+            }
+            opened.push((grantee, all));
+        }
+        Ok(Self { rules: opened })
+    }
+
+    /// What a call gets.
+    pub(crate) fn of(&self, agent: &str, component: &str, tool: &str) -> Vec<Seen> {
+        let rules = self.rules.iter().filter(|(grantee, _)| grantee.covers(agent, component, tool));
+        rules.flat_map(|(_, all)| all.iter().cloned()).collect()
+    }
+}
+
+/// Where a call could see two workspaces, if one could.
+pub(crate) fn clash(rules: &[(Grantee, Grants)]) -> Option<&str> {
+    let each = || rules.iter().flat_map(|(who, grants)| grants.workspaces.iter().map(move |grant| (who, &grant.at)));
+    each().enumerate().find_map(|(number, (who, at))| {
+        let twice = each().skip(number + 1).any(|(other, there)| at == there && who.meets(other));
+        twice.then_some(at.as_str())
+    })
+}
+
+/// Where the halts of the machine are, and the sockets of its hosts.
+fn machine() -> impl Iterator<Item = PathBuf> {
+    ["/var/lib/estop", "/run/estop"].into_iter().map(|path| Path::new(path).to_owned())
+}

@@ -1,0 +1,184 @@
+//! With `std::fs` and nothing else.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use estop_tool::{ToolError, commit, progress};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+fn failed(error: std::io::Error) -> ToolError {
+    ToolError::failed("io", error.to_string())
+}
+
+#[derive(Deserialize, JsonSchema)]
+pub struct Many {
+    count: u32,
+    bytes: usize,
+    text: String,
+}
+
+/// Writes so many files into one folder.
+#[estop_tool::tool]
+pub fn write_many(input: Many) -> Result<(), ToolError> {
+    fs::create_dir_all("many/deep").map_err(failed)?;
+    for number in 0..input.count {
+        fs::write(format!("many/deep/{number}.txt"), input.text.repeat(input.bytes)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+#[derive(Deserialize, JsonSchema)]
+pub struct Much {
+    path: String,
+    bytes: u64,
+    /// And goes on for ever after that.
+    spin: bool,
+}
+
+/// Writes one large file.
+#[estop_tool::tool]
+pub fn write_much(input: Much) -> Result<(), ToolError> {
+    let mut file = File::create(&input.path).map_err(failed)?;
+    let block = vec![b'x'; 1 << 20];
+    let mut left = input.bytes;
+    while left > 0 {
+        let part = left.min(block.len() as u64);
+        file.write_all(&block[..part as usize]).map_err(failed)?;
+        left -= part;
+    }
+    drop(file);
+    progress(1, None, "written");
+    while input.spin {
+        std::hint::spin_loop();
+    }
+    Ok(())
+}
+
+#[derive(Deserialize, JsonSchema)]
+pub struct Where {
+    path: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub struct Found {
+    path: String,
+    /// `None`: it is a directory.
+    content: Option<String>,
+}
+
+/// Everything below a path.
+#[estop_tool::tool(read_only)]
+pub fn tree(input: Where) -> Result<Vec<Found>, ToolError> {
+    let mut all = Vec::new();
+    let mut left = vec![input.path];
+    while let Some(here) = left.pop() {
+        for entry in fs::read_dir(&here).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let path = Path::new(&here).join(entry.file_name()).to_string_lossy().into_owned();
+            if entry.file_type().map_err(failed)?.is_dir() {
+                left.push(path.clone());
+                all.push(Found { path, content: None });
+            } else {
+                let content = fs::read(&path).map_err(failed)?;
+                all.push(Found { path, content: Some(String::from_utf8_lossy(&content).into_owned()) });
+            }
+        }
+    }
+    all.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(all)
+}
+
+/// Changes what is there in every way.
+fn edit() -> std::io::Result<()> {
+    fs::write("kept.txt", "changed")?;
+    fs::write("new.txt", "new")?;
+    fs::create_dir("folder")?;
+    fs::rename("moved.txt", "folder/moved.txt")?;
+    fs::remove_file("removed.txt")?;
+    fs::remove_dir_all("tree")?;
+    let mut appended = fs::OpenOptions::new().append(true).open("appended.txt")?;
+    appended.write_all(b" and more")?;
+    appended.flush()
+}
+
+/// Changes files, and goes on for ever.
+#[estop_tool::tool]
+pub fn edit_and_spin() -> Result<(), ToolError> {
+    edit().map_err(failed)?;
+    progress(1, None, "edited");
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+/// Changes files, and fails, or does not.
+#[estop_tool::tool]
+pub fn edit_and_fail(input: Much) -> Result<(), ToolError> {
+    edit().map_err(failed)?;
+    if input.spin { Err(ToolError::failed("asked", "as it was told to")) } else { Ok(()) }
+}
+
+/// Changes files, commits, changes more, and goes on for ever. What it has open stays open.
+#[estop_tool::tool]
+pub fn edit_commit_edit() -> Result<(), ToolError> {
+    let mut open = File::create("open.txt").map_err(failed)?;
+    open.write_all(b"before").map_err(failed)?;
+    let mut gone = fs::OpenOptions::new().read(true).write(true).create(true).open("gone.txt").map_err(failed)?;
+    gone.write_all(b"still here").map_err(failed)?;
+    edit().map_err(failed)?;
+    fs::remove_file("gone.txt").map_err(failed)?;
+    commit()?;
+    open.write_all(b" after").map_err(failed)?;
+    let mut text = String::new();
+    use std::io::Seek;
+    gone.rewind().and_then(|()| gone.read_to_string(&mut text)).map_err(failed)?;
+    if text != "still here" || fs::exists("gone.txt").map_err(failed)? {
+        return Err(ToolError::failed("gone", text));
+    }
+    if fs::read_to_string("open.txt").map_err(failed)? != "before after" {
+        return Err(ToolError::failed("open", "what was written is not read"));
+    }
+    fs::write("kept.txt", "changed again").map_err(failed)?;
+    fs::remove_file("new.txt").map_err(failed)?;
+    progress(2, None, "edited again");
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+pub struct Copy {
+    from: String,
+    to: String,
+}
+
+/// Copies a file by reading and writing.
+#[estop_tool::tool]
+pub fn copy(input: Copy) -> Result<u64, ToolError> {
+    let mut from = File::open(&input.from).map_err(failed)?;
+    let mut to = File::create(&input.to).map_err(failed)?;
+    let (mut buffer, mut bytes) = (vec![0; 1 << 16], 0);
+    loop {
+        match from.read(&mut buffer).map_err(failed)? {
+            0 => return Ok(bytes),
+            read => {
+                to.write_all(&buffer[..read]).map_err(failed)?;
+                bytes += read as u64;
+            }
+        }
+    }
+}
+
+/// Changes files, and ends when the clock has gone on for some seconds.
+#[estop_tool::tool]
+pub fn edit_and_wait() -> Result<(), ToolError> {
+    edit().map_err(failed)?;
+    let begun = std::time::SystemTime::now();
+    progress(1, None, "edited");
+    while begun.elapsed().is_ok_and(|waited| waited.as_secs() < 5) {
+        std::hint::spin_loop();
+    }
+    Ok(())
+}
