@@ -8,6 +8,7 @@ mod call;
 mod drill;
 mod exec;
 mod exit_code;
+mod grants;
 mod halt;
 mod home;
 mod hosts;

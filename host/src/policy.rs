@@ -3,6 +3,8 @@
 //! Invariant: a file is taken as a whole or not at all. What is not known, of the wrong type or contradicts itself is an
 //! error that names the line and the column; nothing is guessed and nothing is passed over.
 
+mod grants;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::Range;
@@ -14,6 +16,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use toml::Spanned;
 
+use self::grants::{GrantTable, Rule};
 use crate::call::CallLimits;
 use crate::cli::quantity;
 use crate::host::HostLimits;
@@ -47,6 +50,8 @@ pub(crate) struct HostPolicy {
     pub(crate) shutdown_grace: Duration,
     /// How often it drills its emergency stop; never, if nothing is said.
     pub(crate) drill_every: Option<Duration>,
+    /// Who gets what beyond its own state.
+    pub(crate) grants: Vec<Rule>,
 }
 
 impl PartialEq for HostPolicy {
@@ -83,6 +88,8 @@ struct File {
     limits: LimitsTable,
     #[serde(default)]
     tools: BTreeMap<Spanned<String>, ToolTable>,
+    #[serde(default)]
+    grants: Vec<Spanned<GrantTable>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -238,9 +245,11 @@ impl Policy {
             at(path, text, place, error.message().to_owned())
         })?;
         let wrong = |place: Range<usize>, what: String| at(path, text, place, what);
-        let host = file.host.check(file.limits, &wrong)?;
+        let mut host = file.host.check(file.limits, &wrong)?;
         // A relative path is one from the file, wherever the command is started.
         let folder = path.parent().unwrap_or(Path::new("."));
+        let is_known = |component: &str| file.tools.keys().any(|name| name.get_ref() == component);
+        host.grants = grants::check(file.grants, &is_known, folder, &wrong)?;
         let tools = file.tools.into_iter().map(|(name, tool)| {
             let place = name.span();
             let name = checked_name(name.into_inner()).map_err(|error| wrong(place, error.to_string()))?;
@@ -320,7 +329,8 @@ impl HostTable {
         };
         let call_limits = limits.check(memory_bytes_max, wrong)?;
         let checkpoint_to = self.checkpoint_to.map(|Parsed(to)| to);
-        Ok(HostPolicy { limits: host_limits, call_limits, checkpoint_to, shutdown_grace, drill_every })
+        let grants = Vec::new();
+        Ok(HostPolicy { limits: host_limits, call_limits, checkpoint_to, shutdown_grace, drill_every, grants })
     }
 }
 

@@ -10,12 +10,14 @@ use super::exit_code::usage;
 use super::outcome_shown::{self, Shown, read_input};
 use super::signals::Signals;
 use super::watchdog::{self, Watchdog};
-use super::{ExitCode, build, home, printable, quantity, say};
+use super::{ExitCode, build, grants, home, printable, quantity, say};
 use crate::call::{Call, Outcome};
 use crate::control::HostKind;
 use crate::log::CheckpointTo;
 use crate::store::sqlite::Sqlite;
-use crate::{CompileChild, Component, DEFAULT_AGENT, Host, HostLimits, LoadError, Source};
+use crate::{
+    CompileChild, Component, DEFAULT_AGENT, Grantee, Grants, Host, HostLimits, LoadError, Source, WorkspaceGrant,
+};
 
 /// Run a tool of a component, once. Its output goes to standard output, everything else to standard error.
 #[derive(clap::Args)]
@@ -42,6 +44,10 @@ pub(super) struct Args {
     /// How long a cooperative tool may tidy up after the deadline
     #[arg(long, value_parser = quantity::duration, default_value = "0s")]
     grace: Duration,
+    /// Let it use the files of this folder: what it changes is there once it has completed, or not at all. With `:ro` it may
+    /// only read. The tool sees it at `/`, or where `=PATH` says: DIR[:ro][=PATH]
+    #[arg(long, value_name = "DIR[:ro][=PATH]", value_parser = grants::workspace)]
+    workspace: Vec<WorkspaceGrant>,
     /// Print the whole outcome as one JSON object
     #[arg(long)]
     json: bool,
@@ -80,7 +86,8 @@ async fn run(
     if let Some(to) = &args.checkpoint_to {
         store = store.checkpoint_to(to.clone());
     }
-    let builder = Host::builder().limits(limits).store(store.open()?).cache(&home);
+    let granted = args.workspace.iter().cloned().fold(Grants::new(), Grants::workspace);
+    let builder = Host::builder().limits(limits).store(store.open()?).cache(&home).grant(Grantee::everyone(), granted);
     let host = builder.compile_with(CompileChild::this_program()).offer(HostKind::Run).build()?;
     signals.stop(&host);
     let code = call(args, &host, path, input, signals, watchdog).await;

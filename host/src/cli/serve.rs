@@ -26,7 +26,7 @@ use crate::drill::LIVE_RUNS_DEFAULT;
 use crate::interrupt::HOST_ACTOR;
 use crate::policy::{Policy, PolicyError};
 use crate::store::sqlite::Sqlite;
-use crate::{CompileChild, Home, Host};
+use crate::{CompileChild, Home, Host, HostBuilder};
 
 /// Between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const CONFIG: &str = "estop.toml";
 
 /// Keep a host with its tools, for agents to call (`estop call`) and operators to stop. Tools that have changed are
-/// reloaded, at once on SIGHUP; [host] and [limits] hold until it is started again. SIGTERM or Ctrl-C stops everything and
+/// reloaded, at once on SIGHUP; [host], [limits] and [[grants]] hold until it is started again. SIGTERM or Ctrl-C stops everything and
 /// ends it.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
@@ -51,6 +51,9 @@ A configuration; only the path of each tool has to be there:
    [tools.notes]                     # its state is kept under this name
    path = \"memory.wasm\"              # from here; what is there is loaded anew when it changes
    digest = \"sha256:…\"               # nothing else is loaded
+   [[grants]]                        # nothing is granted beyond a tool's own state, but what stands here
+   component = \"notes\"               # and `agent`, and `tool`: for whom; for everybody, if nothing is said
+   workspaces = [{ path = \"docs\", write = true }]    # seen at \"/\", or where `at` says
    [limits]                          # of each call; whoever calls may ask for less
    priority = 100                    # 0 to 255, higher is more urgent
    deadline = \"30s\"
@@ -134,6 +137,8 @@ fn build(policy: &Policy, home: &Home, served: &Served) -> anyhow::Result<Host> 
     let builder = Host::builder().limits(policy.host.limits.clone()).call_limits(policy.host.call_limits.clone());
     let builder = builder.store(store.open()?).cache(home).compile_with(CompileChild::this_program());
     let builder = builder.shutdown_grace(policy.host.shutdown_grace);
+    let grant = |builder: HostBuilder, (to, what)| builder.grant(to, what);
+    let builder = policy.host.grants.iter().cloned().fold(builder, grant);
     Ok(builder.offer(HostKind::Serve).serve_agents(served).build()?)
 }
 

@@ -138,6 +138,19 @@ fn nonsense_is_refused_with_its_place() {
         ("[tools.a]\npath = \"folder\"", "2:8", &[".wasm", "estop build"]),
         ("[tools.a]\npath = \"a.wasm\"\ndigest = \"sha256:12\"", "3:10", &["64 hexadecimal digits"]),
         ("[tools.a]\npath = \"a.wasm\"\n[tools.a]\npath = \"b.wasm\"", "3:", &[]),
+        ("[[grants]]", "1:1", &["grants nothing"]),
+        ("[[grants]]\ncolour = 1", "2:1", &["colour"]),
+        ("[[grants]]\nworkspaces = [{ path = \"missing\" }]", "2:24", &["no folder"]),
+        ("[[grants]]\nworkspaces = [{ path = \".\", at = \"data\" }]", "2:34", &["absolute path"]),
+        ("[[grants]]\nworkspaces = [{ path = \".\", to = 1 }]", "2:29", &["to"]),
+        ("[[grants]]\nworkspaces = [{ path = \".\", entries_max = 0 }]", "2:43", &["at least 1"]),
+        ("[[grants]]\ncomponent = \"x\"\nworkspaces = [{ path = \".\" }]", "2:13", &["[tools.x]"]),
+        ("[[grants]]\nagent = \"\"\nworkspaces = [{ path = \".\" }]", "2:9", &["not empty"]),
+        (
+            "[[grants]]\nagent = \"a\"\nworkspaces = [{ path = \".\" }]\n[[grants]]\ntool = \"b\"\nworkspaces = [{ path = \".\" }]",
+            "6:15",
+            &["another workspace at `/`"],
+        ),
         ("# \u{e4}\u{f6}\u{fc}\n\u{e4} = 1", "2:1", &[]),
     ] {
         match place.strip_suffix(':') {

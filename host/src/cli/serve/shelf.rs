@@ -99,7 +99,7 @@ impl Shelf {
                 let tools = policy.tools.clone();
                 self.trouble = (policy.host != self.policy.host).then(|| {
                     format!(
-                        "{}: [host] and [limits] have changed; that takes effect when `estop serve` is started again, \
+                        "{}: [host], [limits] or [[grants]] have changed; that takes effect when `estop serve` is started again, \
                          and the old ones hold until then",
                         self.config.display()
                     )

@@ -1,0 +1,34 @@
+//! What is granted on the command line.
+
+use crate::WorkspaceGrant;
+
+/// `DIR[:ro][=PATH]`
+pub(super) fn workspace(text: &str) -> Result<WorkspaceGrant, String> {
+    let (folder, at) = match text.rsplit_once('=') {
+        Some((folder, at)) if at.starts_with('/') => (folder, Some(at)),
+        _ => (text, None),
+    };
+    let grant = match folder.strip_suffix(":ro") {
+        Some("") | None if folder.is_empty() || folder == ":ro" => return Err("name a folder".into()),
+        Some(folder) => WorkspaceGrant::read_only(folder),
+        None => WorkspaceGrant::new(folder),
+    };
+    Ok(at.map_or(grant.clone(), |at| grant.at(at)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_and_where_it_is_seen() {
+        assert_eq!(workspace("."), Ok(WorkspaceGrant::new(".")));
+        assert_eq!(workspace("a/b:ro"), Ok(WorkspaceGrant::read_only("a/b")));
+        assert_eq!(workspace("a=/data"), Ok(WorkspaceGrant::new("a").at("/data")));
+        assert_eq!(workspace("a=b:ro=/data"), Ok(WorkspaceGrant::read_only("a=b").at("/data")));
+        assert_eq!(workspace("a=b"), Ok(WorkspaceGrant::new("a=b")));
+        for nothing in ["", ":ro", "=/data", ":ro=/data"] {
+            assert!(workspace(nothing).is_err(), "{nothing}");
+        }
+    }
+}
