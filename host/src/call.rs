@@ -99,6 +99,9 @@ impl From<wasmtime::Error> for Fault {
 /// millisecond.
 const CHECK_HERE_MAX: usize = 256 << 10;
 
+/// The code of a call whose changes of files were not approved.
+pub(crate) const DECLINED: &str = "declined";
+
 /// What a call holds while it runs. Dropped in this order.
 #[derive(Default)]
 struct Run<'a> {
@@ -152,7 +155,7 @@ async fn carry_out<'a>(
     request: Request,
     run: &mut Run<'a>,
 ) -> Result<Answer, Fault> {
-    let Request { code, component, operation, name, limits, refused, granted, .. } = request;
+    let Request { code, component, operation, name, limits, refused, granted, reviewer, .. } = request;
     if let Some(why) = refused {
         return Err(Fault::Refused(why));
     }
@@ -176,8 +179,8 @@ async fn carry_out<'a>(
     }
 
     let (store, io) = (&core.store, &core.io.handle);
-    let workspaces =
-        Workspaces::enter(&granted, store, &call.live.tally, &core.spill_folder, io).await.map_err(Fault::Refused)?;
+    let workspaces = Workspaces::enter(&granted, reviewer, store, &call.live.tally, &core.spill_folder, io).await;
+    let workspaces = workspaces.map_err(Fault::Refused)?;
     run.start(core, call, Some(limits.deadline));
     let space = Space { agent: Arc::clone(&call.agent), component: name };
     let sandbox = run.sandbox.insert(Sandbox::new(core, call, &code, space, &limits, describing, workspaces)?);
@@ -352,6 +355,7 @@ async fn conclude(
         None => {}
         Some(Lost::Conflict(what)) => return Some(End::Conflict(what.clone())),
         Some(Lost::Refused(error)) => return Some(refused_commit(error)),
+        Some(Lost::Declined) => return Some(declined()),
     }
     let output = match answer {
         Ok(output) => output,
@@ -364,6 +368,7 @@ async fn conclude(
         Committed::Refused(error) => Some(refused_commit(&error)),
         Committed::Unknown(why) => Some(commit_unknown(why)),
         Committed::NotCarriedOut(why) => Some(not_carried_out(why)),
+        Committed::Declined => Some(declined()),
     }
 }
 
@@ -375,6 +380,11 @@ fn refused_commit(error: &StoreError) -> End {
     };
     let retryable = matches!(error, StoreError::Busy | StoreError::Held(_) | StoreError::Full(_));
     End::Failed(Failure { code: code.into(), message: error.to_string(), retryable, data: None })
+}
+
+fn declined() -> End {
+    let message = "the changes of files were not approved; nothing of them was committed".into();
+    End::Failed(Failure { code: DECLINED.into(), message, retryable: false, data: None })
 }
 
 /// What was committed is: seen through a workspace that is opened again it is there.

@@ -5,6 +5,7 @@
 
 pub mod build;
 mod call;
+mod changes_shown;
 mod drill;
 mod exec;
 mod exit_code;

@@ -37,7 +37,9 @@
 //! | what runs, and who finds it? | `inventory.rs`, without locks |
 //! | deadlines, epochs, fuel | `engine.rs` (the ticker), `sandbox.rs` (arming them), `call/meter.rs` (what was used so far) |
 //! | what may a guest ask? | `hostcalls/`, one file for each WIT interface |
-//! | where is rollback? | `transaction.rs`: dropping it |
+//! | where is rollback? | `transaction.rs`: dropping it; of files, `workspace.rs` |
+//! | what may a call use? | `grants.rs`; `policy/grants.rs` in `estop.toml` |
+//! | how does a folder change all at once? | `workspace/plan.rs` (what), `stage.rs` and `commit.rs` (how); `docs/workspaces.md` |
 //! | where is state kept? | `store.rs` (the contract), `store/conformance.rs` (its suite), `store/memory.rs` |
 //! | how does it survive? | `store/sqlite/write.rs` (a batch, and a COMMIT that failed), `recover.rs` (hosts that died), `home.rs` |
 //! | what is recorded? | `log/entry.rs`; `log/writer.rs` is the committer; `log/alternate.rs` while the log cannot be written |
@@ -116,4 +118,4 @@ pub use tools::{AdmissionError, CompileChild, Component, Digest, Hints, LoadErro
 pub use transaction::{Size, StateLimits};
 /// The version that an embedder's interfaces have to be generated with.
 pub use wasmtime;
-pub use workspace::{Decision, WorkspaceError, WorkspaceLimits};
+pub use workspace::{CHANGES_MAX, Changes, Decision, FileChange, Shown, WorkspaceError, WorkspaceLimits};

@@ -12,18 +12,23 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
+use futures_util::FutureExt;
+use futures_util::future::{Either, select};
 use serde::{Deserialize, Serialize};
 
-use crate::call::CallState;
 use crate::call::live::{HostCall, Live};
+use crate::call::{CallState, NO_DEADLINE_NS};
 use crate::gate::Ticket;
 use crate::host::Core;
 use crate::log::Job;
 use crate::store::{Key, Listing, Read, Space, Store, StoreError, Verdict, Versioned, Write};
-use crate::workspace::{Decision, Fate, StageError, Workspaces};
+use crate::workspace::{Changes, Decision, Fate, Reviewer, StageError, Workspaces};
 
 /// Bounds on what one call may keep.
 #[derive(Clone, Debug)]
@@ -113,6 +118,8 @@ pub(crate) enum Lost {
     Conflict(String),
     #[error(transparent)]
     Refused(StoreError),
+    #[error("the changes were not approved")]
+    Declined,
 }
 
 /// How a commit ended.
@@ -125,6 +132,8 @@ pub(crate) enum Committed {
     Refused(StoreError),
     /// The store cannot say.
     Unknown(String),
+    /// Whoever was asked did not agree; nothing was applied.
+    Declined,
     /// It is durable, and the files could not be changed yet: whoever comes next to the workspace goes on with it.
     NotCarriedOut(String),
 }
@@ -299,8 +308,9 @@ impl Transaction {
             None => {}
             Some(Lost::Conflict(what)) => return Committed::Conflict(what.clone()),
             Some(Lost::Refused(error)) => return Committed::Refused(error.clone()),
+            Some(Lost::Declined) => return Committed::Declined,
         }
-        let staged = if self.workspaces.is_empty() { Ok(Vec::new()) } else { self.stage(core, call).await };
+        let staged = if self.workspaces.is_empty() { Ok(Vec::new()) } else { self.make_ready(core, call).await };
         let size = self.size();
         let (reads, writes) = self.take();
         self.files_are_counted = true;
@@ -332,20 +342,30 @@ impl Transaction {
             Committed::Unknown(_) | Committed::NotCarriedOut(_) => {}
             Committed::Conflict(what) => self.lose(call, Lost::Conflict(what.clone())),
             Committed::Refused(error) => self.lose(call, Lost::Refused(error.clone())),
+            Committed::Declined => self.lose(call, Lost::Declined),
             Committed::Interrupted => self.discard(call),
         }
         committed
     }
 
     /// Makes changes of files ready. If it cannot be, the commit is over.
-    async fn stage(&mut self, core: &Core, call: &Arc<CallState>) -> Result<Vec<Decision>, Committed> {
-        let stopped = Arc::clone(call);
-        let staged = self.workspaces.stage(&core.store, &core.io.handle, move || stopped.gate.is_flagged()).await;
-        staged.map_err(|error| match error {
+    async fn make_ready(&mut self, core: &Core, call: &Arc<CallState>) -> Result<Vec<Decision>, Committed> {
+        let over = |error| match error {
             StageError::Conflict(what) => Committed::Conflict(what),
             StageError::Stopped => Committed::Interrupted,
             StageError::Failed(why) => Committed::Refused(StoreError::Workspace(why)),
-        })
+        };
+        if let Some(review) = self.workspaces.reviewer() {
+            let changes = self.workspaces.describe(&core.io.handle).await.map_err(over)?;
+            match reviewed(core, call, &review, changes).await {
+                Some(true) => {}
+                Some(false) => return Err(Committed::Declined),
+                None => return Err(Committed::Interrupted),
+            }
+        }
+        let stopped = Arc::clone(call);
+        let staged = self.workspaces.stage(&core.store, &core.io.handle, move || stopped.gate.is_flagged()).await;
+        staged.map_err(over)
     }
 
     async fn finish(&mut self, core: &Core, committed: Committed) -> Committed {
@@ -418,6 +438,27 @@ impl Transaction {
 
 fn written(key: &Key, value: Option<&[u8]>) -> Size {
     Size { writes: 1, bytes: (key.key.len() + value.map_or(0, <[u8]>::len)) as u64, ..Size::default() }
+}
+
+/// Whether somebody agrees to the changes; `None`: the call was stopped meanwhile. Their time is not billed to the deadline.
+async fn reviewed(core: &Core, call: &CallState, review: &Reviewer, changes: Changes) -> Option<bool> {
+    let (began_ns, deadline_ns) = (core.now_ns(), call.deadline_ns.load(Ordering::Acquire));
+    call.deadline_ns.store(NO_DEADLINE_NS, Ordering::Release);
+    let agreed = AssertUnwindSafe(async { review(changes).await }).catch_unwind();
+    let asked = pin!(call.asked());
+    let agreed = match select(pin!(agreed), asked).await {
+        Either::Left((agreed, _)) => Some(agreed.unwrap_or_else(|_| {
+            tracing::error!(call = %call.id, "whoever reviews changes panicked; that is a no");
+            false
+        })),
+        Either::Right(_) => None,
+    };
+    if deadline_ns < NO_DEADLINE_NS {
+        let deadline_ns = deadline_ns.saturating_add(core.now_ns().saturating_sub(began_ns));
+        call.deadline_ns.store(deadline_ns.min(NO_DEADLINE_NS - 1), Ordering::Release);
+        core.inventory.look_at(call.slot, deadline_ns);
+    }
+    agreed
 }
 
 /// Hands a commit to the store, and waits for what becomes of it. The ticket is queued.

@@ -10,6 +10,7 @@
 //! - Nothing outside of the folder is read or written.
 
 mod base;
+mod changes;
 mod commit;
 mod content;
 mod files;
@@ -21,10 +22,11 @@ mod plan;
 mod stage;
 
 pub(crate) use self::base::Time;
+pub use self::changes::{CHANGES_MAX, Changes, FileChange, Shown};
 pub use self::commit::Decision;
 pub(crate) use self::files::{Files, READ_BYTES_MAX, Tally};
 pub use self::granted::WorkspaceError;
-pub(crate) use self::granted::{Fate, Workspace, Workspaces};
+pub(crate) use self::granted::{Fate, Reviewer, Workspace, Workspaces};
 pub(crate) use self::node::NodeId;
 pub use self::overlay::WorkspaceLimits;
 pub(crate) use self::overlay::{Open, Status};

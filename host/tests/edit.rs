@@ -110,6 +110,32 @@ async fn a_rename_across_this_repository_is_complete_or_did_not_happen() {
     assert_eq!(done.commits.files, changed);
 }
 
+/// `--dry-run` shows what would change, as a diff that another program understands, and changes nothing.
+#[test]
+fn a_dry_run_shows_a_diff_that_can_be_applied() {
+    let home = temporary();
+    let folder = home.folder().join("work");
+    fill(&folder);
+    let before = tree(&folder);
+    let component = guests::path("edit").display().to_string();
+    let input = rename("alpha", "beta").to_string();
+    let words = ["run", &component, "replace", "-i", &input, "--workspace", folder.to_str().unwrap()];
+    let shown = ledger::command::run(home.home(), &[&words[..], &["--dry-run"]].concat());
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    assert!(shown.stderr.contains("nothing was changed"), "{shown:?}");
+    assert!(tree(&folder) == before);
+    let diff = home.folder().join("diff");
+    fs::write(&diff, json!({ "diff": shown.stdout }).to_string()).unwrap();
+    let input = format!("@{}", diff.display());
+    let folder_name = folder.to_str().unwrap();
+    let apply = ["run", &component, "apply_diff", "-i", &input, "--workspace", folder_name];
+    let applied = ledger::command::run(home.home(), &apply);
+    assert_eq!(applied.code, Some(0), "{applied:?}");
+    assert!(tree(&folder) == state_of(before, "beta"));
+    let asked = ledger::command::run(home.home(), &[&words[..], &["--ask"]].concat());
+    assert_eq!(asked.code, Some(2), "{asked:?}");
+}
+
 /// As a program does it that is not the tool.
 fn renamed(content: Vec<u8>) -> Vec<u8> {
     let Ok(text) = String::from_utf8(content.clone()) else { return content };
@@ -210,8 +236,12 @@ fn fill(folder: &Path) {
 }
 
 fn state(folder: &Path, word: &str) -> Tree {
+    state_of(tree(folder), word)
+}
+
+fn state_of(tree: Tree, word: &str) -> Tree {
     let content = |content: Vec<u8>| String::from_utf8(content).unwrap().replace("alpha", word).into_bytes();
-    tree(folder).into_iter().map(|(path, before)| (path, content(before))).collect()
+    tree.into_iter().map(|(path, before)| (path, content(before))).collect()
 }
 
 fn run(home: &Home, component: &str, folder: &Path, input: &str) -> Child {

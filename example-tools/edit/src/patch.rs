@@ -51,17 +51,20 @@ struct File<'a> {
     text: &'a str,
 }
 
-/// Each begins with its `---` line.
+/// Each from its `---` line to the end of its last hunk: what stands between files is nobody's.
 fn split(diff: &str) -> Result<Vec<File<'_>>, ToolError> {
-    let mut begins = Vec::new();
+    let mut parts: Vec<(usize, usize)> = Vec::new();
     let (mut at, mut left) = (0, (0, 0));
     let mut lines = diff.split_inclusive('\n').peekable();
     while let Some(line) = lines.next() {
+        let mut is_part = true;
         if left == (0, 0) {
             if line.starts_with("--- ") && lines.peek().is_some_and(|next| next.starts_with("+++ ")) {
-                begins.push(at);
+                parts.push((at, at));
             } else if line.starts_with("@@ ") {
                 left = counts(line).ok_or_else(|| invalid(&format!("`{}` is no head of a hunk", line.trim_end())))?;
+            } else {
+                is_part = line.starts_with("+++ ") || line.starts_with('\\');
             }
         } else {
             // Within a hunk, where a line that was removed may look like a head.
@@ -73,15 +76,17 @@ fn split(diff: &str) -> Result<Vec<File<'_>>, ToolError> {
             }
         }
         at += line.len();
+        if let Some((_, end)) = parts.last_mut().filter(|_| is_part) {
+            *end = at;
+        }
     }
-    if begins.is_empty() {
+    if parts.is_empty() {
         return Err(invalid("there is no `---` line followed by a `+++` line"));
     }
-    if begins.len() > MAX_FILES {
+    if parts.len() > MAX_FILES {
         return Err(invalid(&format!("more than {MAX_FILES} files")));
     }
-    let ends = begins.iter().skip(1).copied().chain([diff.len()]);
-    begins.iter().zip(ends).map(|(begin, end)| file(&diff[*begin..end])).collect()
+    parts.into_iter().map(|(begin, end)| file(&diff[begin..end])).collect()
 }
 
 /// How many lines of the old and of the new file a hunk has: `@@ -1,3 +1,4 @@`.
@@ -106,9 +111,7 @@ fn file(text: &str) -> Result<File<'_>, ToolError> {
         }
     };
     let (old, new) = (name("--- ", "a/")?, name("+++ ", "b/")?);
-    // What `git` writes between this file and the next belongs to the next.
-    let end = text.find("\ndiff --git ").map_or(text.len(), |at| at + 1);
-    Ok(File { old, new, text: &text[..end] })
+    Ok(File { old, new, text })
 }
 
 fn apply(file: &File<'_>, done: &mut Applied) -> Result<(), ToolError> {

@@ -91,11 +91,11 @@ fn a_diff_of_several_files_is_applied() {
     let place = Place::new(&[("a.txt", "1\n2\n3\n"), ("gone.txt", "--- x\n+++ y\n")]);
     let diff = "diff --git a/a.txt b/a.txt\nindex 1..2 100644\n--- a/a.txt\n+++ b/a.txt\n@@ -1,3 +1,3 @@\n 1\n-2\n+two\n 3\n\
                 diff --git a/gone.txt b/gone.txt\n--- a/gone.txt\n+++ /dev/null\n@@ -1,2 +0,0 @@\n---- x\n-+++ y\n\
-                --- /dev/null\n+++ b/new/b.txt\t2026-01-01\n@@ -0,0 +1 @@\n+new\n";
+                --- /dev/null\n+++ b/new/b.txt\t2026-01-01\n@@ -0,0 +1 @@\n+new\n\\ No newline at end of file\n\n";
     let done = call::<apply_diff>(json!({ "diff": diff })).unwrap();
     assert_eq!(done, json!({ "changed": ["a.txt"], "created": ["new/b.txt"], "removed": ["gone.txt"] }));
     assert_eq!(place.text("a.txt").unwrap(), "1\ntwo\n3\n");
-    assert_eq!((place.text("gone.txt"), place.text("new/b.txt")), (None, Some("new\n".into())));
+    assert_eq!((place.text("gone.txt"), place.text("new/b.txt")), (None, Some("new".into())));
     assert_eq!(code::<apply_diff>(json!({ "diff": diff })), "does-not-fit");
     for bad in ["", "nothing", "--- a/../x\n+++ b/../x\n@@ -1 +1 @@\n-a\n+b\n", "--- a/x\n+++ b/x\n@@ what @@\n"] {
         assert!(call::<apply_diff>(json!({ "diff": bad })).is_err(), "{bad}");

@@ -17,6 +17,7 @@ use crate::interrupt::{Cause, HOST_ACTOR, Interrupt, Interruption};
 use crate::log::{EntryKind, Record};
 use crate::tools::{Code, Component};
 use crate::trace;
+use crate::workspace::{Changes, Reviewer};
 
 /// For what the host itself asks of a component, such as its tools.
 const INTERNAL_DEADLINE_MAX: Duration = Duration::from_secs(10);
@@ -48,6 +49,7 @@ pub(crate) struct Request {
     pub(crate) priority: u8,
     pub(crate) refused: Option<String>,
     pub(crate) granted: Vec<Seen>,
+    pub(crate) reviewer: Option<Reviewer>,
 }
 
 impl CallBuilder {
@@ -64,6 +66,7 @@ impl CallBuilder {
             priority: core.call_limits.priority,
             refused: None,
             granted: core.grants.of(&agent, &component_name, &tool),
+            reviewer: None,
         };
         let refused = reserved(&agent);
         Self { core, agent, tool: tool.into(), parent: None, request: Request { refused, ..request } }
@@ -75,7 +78,17 @@ impl CallBuilder {
         limits.deadline = limits.deadline.min(INTERNAL_DEADLINE_MAX);
         let priority = PRIORITY_DEFAULT;
         let granted = Vec::new();
-        let request = Request { code, component: None, name, operation, limits, priority, refused: None, granted };
+        let request = Request {
+            code,
+            component: None,
+            name,
+            operation,
+            limits,
+            priority,
+            refused: None,
+            granted,
+            reviewer: None,
+        };
         Self { core, agent: HOST_ACTOR.into(), tool: "list-tools".into(), parent: None, request }
     }
 
@@ -128,6 +141,17 @@ impl CallBuilder {
     /// than it needs. What was stopped is not started again.
     pub fn priority(mut self, priority: u8) -> Self {
         self.request.priority = priority;
+        self
+    }
+
+    /// Is asked before changes of files are committed, at commit points as at the end. If it does not agree, nothing of the
+    /// transaction is committed, and the call ends as `failed`, code `declined`. What the call has read is looked at again
+    /// after that. The time that it takes is not billed to the deadline, and a stop ends it.
+    pub fn review<F>(mut self, reviewer: impl Fn(Changes) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = bool> + Send + 'static,
+    {
+        self.request.reviewer = Some(Arc::new(move |changes| Box::pin(reviewer(changes))));
         self
     }
 

@@ -91,7 +91,8 @@ pub struct Attachment {
 /// Why a tool could not do what was asked.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Failure {
-    /// Short and stable, for programs. Codes that the host itself uses: `quota`, `output`, `store`, `workspace`, `commit-unknown`.
+    /// Short and stable, for programs. Codes that the host itself uses: `quota`, `output`, `store`, `workspace`,
+    /// `declined`, `commit-unknown`.
     pub code: String,
     /// For people and models.
     pub message: String,

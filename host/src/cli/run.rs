@@ -1,5 +1,6 @@
 //! `estop run`: one call of one tool.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use super::exit_code::usage;
 use super::outcome_shown::{self, Shown, read_input};
 use super::signals::Signals;
 use super::watchdog::{self, Watchdog};
-use super::{ExitCode, build, grants, home, printable, quantity, say};
-use crate::call::{Call, Outcome};
+use super::{ExitCode, build, changes_shown, grants, home, print, printable, quantity, say};
+use crate::call::{Call, CallBuilder, DECLINED, End, Outcome};
 use crate::control::HostKind;
 use crate::log::CheckpointTo;
 use crate::store::sqlite::Sqlite;
@@ -48,6 +49,12 @@ pub(super) struct Args {
     /// only read. The tool sees it at `/`, or where `=PATH` says: DIR[:ro][=PATH]
     #[arg(long, value_name = "DIR[:ro][=PATH]", value_parser = grants::workspace)]
     workspace: Vec<WorkspaceGrant>,
+    /// Show what it would change in the workspaces, as a unified diff on standard output, and change nothing
+    #[arg(long, requires = "workspace", conflicts_with_all = ["json", "ask"])]
+    dry_run: bool,
+    /// Show what it would change in the workspaces, and ask before anything is changed
+    #[arg(long, requires = "workspace")]
+    ask: bool,
     /// Print the whole outcome as one JSON object
     #[arg(long)]
     json: bool,
@@ -60,7 +67,13 @@ pub(super) struct Args {
     build: build::Options,
 }
 
+/// How long whoever is asked may take.
+const ASKS_WITHIN: Duration = Duration::from_secs(3600);
+
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
+    if args.ask && !std::io::stdin().is_terminal() {
+        return Err(usage("there is nobody to ask: standard input is no terminal; --dry-run shows the changes"));
+    }
     let watchdog = Watchdog::start()?;
     let signals = Signals::handle(watchdog.clone())?;
     let input = read_input(&args.input)?;
@@ -120,14 +133,41 @@ async fn call(
     };
     let tool = choose(&component, args.tool.as_deref())?;
     let call = host.agent(args.agent.clone()).call(&component, tool, input);
-    let call = call.deadline(args.deadline).grace(args.grace).fuel(args.fuel).memory_bytes(args.memory).start();
+    let call = call.deadline(args.deadline).grace(args.grace).fuel(args.fuel).memory_bytes(args.memory);
+    let call = reviewed(call, args).start();
     // Also if nobody asks: a reader of our output that hangs may not keep the process after its call.
-    watchdog.arm(args.deadline.saturating_add(args.grace).saturating_add(watchdog::ENDS_WITHIN));
+    let asking = if args.ask { ASKS_WITHIN } else { Duration::ZERO };
+    watchdog.arm(args.deadline.saturating_add(asking).saturating_add(args.grace).saturating_add(watchdog::ENDS_WITHIN));
     // Registered first, looked after: whoever asked before that did not meet it.
     if let Some(interrupt) = signals.interrupt() {
         call.interrupt_with(interrupt);
     }
-    outcome_shown::finish(&watch(&call).await.to_json(), args.json)
+    let outcome = watch(&call).await;
+    match &outcome.end {
+        End::Failed(failure) if args.dry_run && failure.code == DECLINED => {
+            say("estop: nothing was changed: this is what would be");
+            Ok(ExitCode::Completed)
+        }
+        _ => outcome_shown::finish(&outcome.to_json(), args.json),
+    }
+}
+
+/// Shows changes of files before they are committed, if that was asked for.
+fn reviewed(call: CallBuilder, args: &Args) -> CallBuilder {
+    if args.dry_run {
+        call.review(|changes| async move {
+            // Whoever reads it may have gone away; that changes nothing.
+            let _ = print(changes_shown::to_be_applied(&changes).trim_end_matches('\n'));
+            false
+        })
+    } else if args.ask {
+        call.review(|changes| async move {
+            say(&changes_shown::harmless(&changes_shown::diff(&changes)));
+            changes_shown::agreed(ASKS_WITHIN).await
+        })
+    } else {
+        call
+    }
 }
 
 fn choose(component: &Component, asked: Option<&str>) -> anyhow::Result<String> {

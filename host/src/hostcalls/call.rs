@@ -36,6 +36,7 @@ impl Host for CallCtx {
             Committed::Interrupted => Err(CommitError::Interrupted),
             Committed::Conflict(what) => Err(CommitError::Conflict(what)),
             Committed::Refused(error) => Err(CommitError::Store(error.to_string())),
+            Committed::Declined => Err(CommitError::Store("the changes of files were not approved".into())),
             // The guest would see files that are not there yet.
             Committed::NotCarriedOut(why) => return Err(NotCarriedOut(why).into()),
             Committed::Unknown(why) => {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinHandle;
@@ -15,6 +16,7 @@ use tokio::time::timeout;
 
 use super::HIDDEN;
 use super::base::{Base, Wait};
+use super::changes::Changes;
 use super::commit::{self, Decision, Staged};
 use super::files::{Files, Tally};
 use super::overlay::{Overlay, WorkspaceLimits};
@@ -134,10 +136,14 @@ struct Granted {
 
 type Working<T> = JoinHandle<Result<T, StageError>>;
 
+/// Says whether these changes are to be committed.
+pub(crate) type Reviewer = Arc<dyn Fn(Changes) -> BoxFuture<'static, bool> + Send + Sync>;
+
 /// Those of one call.
 #[derive(Default)]
 pub(crate) struct Workspaces {
     all: Vec<Granted>,
+    reviewer: Option<Reviewer>,
     staging: Option<Working<Vec<Staged>>>,
     staged: Vec<Staged>,
     turns: Vec<Turn>,
@@ -150,6 +156,7 @@ impl Workspaces {
     /// Makes ready what a call was granted: where the guest sees it, and which.
     pub(crate) async fn enter(
         granted: &[(String, Arc<Workspace>)],
+        reviewer: Option<Reviewer>,
         store: &Arc<dyn Store>,
         tally: &Arc<Tally>,
         spill_folder: &Path,
@@ -162,7 +169,7 @@ impl Workspaces {
         }
         // So that two calls with the same workspaces do not wait for each other.
         all.sort_by(|one, other| one.workspace.path().cmp(other.workspace.path()));
-        Ok(Self { all, ..Self::default() })
+        Ok(Self { all, reviewer, ..Self::default() })
     }
 
     /// Where the guest sees them.
@@ -183,6 +190,25 @@ impl Workspaces {
     /// Something was changed by others since it was read.
     pub(crate) fn lost(&self) -> Option<String> {
         self.all.iter().find_map(|granted| granted.files.overlay().lost().map(str::to_owned))
+    }
+
+    /// Who has to agree before this is committed, if anybody has to.
+    pub(crate) fn reviewer(&self) -> Option<Reviewer> {
+        self.reviewer.clone().filter(|_| self.changes().0 > 0)
+    }
+
+    /// What a commit would change.
+    pub(crate) async fn describe(&self, io: &Handle) -> Result<Changes, StageError> {
+        let files: Vec<_> = self.all.iter().map(|granted| Arc::clone(&granted.files)).collect();
+        let described = io.spawn_blocking(move || {
+            let (mut changes, mut held) = (Changes::default(), 0);
+            for files in &files {
+                let described = files.changes(&mut changes, &mut held);
+                described.map_err(|error| StageError::Failed(format!("the changes cannot be shown: {error}")))?;
+            }
+            Ok(changes)
+        });
+        joined(described.await)
     }
 
     /// Makes a commit ready and says what has to be decided. May be dropped in the middle: then `finish` sees to the rest.

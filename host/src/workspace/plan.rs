@@ -82,34 +82,39 @@ impl Plan {
 }
 
 /// One name in the tree of the call.
-struct Placed {
-    path: String,
-    in_place: bool,
+pub(super) struct Placed {
+    pub(super) path: String,
+    pub(super) in_place: bool,
 }
 
+/// What differs between the tree of the call and the base.
 #[derive(Default)]
-struct Survey {
-    placed: BTreeMap<NodeId, Vec<Placed>>,
+pub(super) struct Survey {
+    pub(super) placed: BTreeMap<NodeId, Vec<Placed>>,
     /// What is not any more where it was in the base; and whether something is put over it that may be.
-    gone: BTreeMap<PathBuf, bool>,
+    pub(super) gone: BTreeMap<PathBuf, bool>,
     change: Change,
 }
 
 impl Overlay {
     pub(super) fn change(&self) -> Result<Change, Errno> {
-        let mut survey = Survey::default();
-        survey.change.reads.clone_from(&self.seen);
-        survey.change.listings.clone_from(&self.seen_listings);
-        let mut left = vec![(self.root, String::new())];
-        while let Some((id, path)) = left.pop() {
-            survey.directory(self, id, &path, &mut left)?;
-        }
-        survey.open_but_gone(self);
-        survey.plan(self)
+        Survey::of(self)?.plan(self)
     }
 }
 
 impl Survey {
+    pub(super) fn of(overlay: &Overlay) -> Result<Self, Errno> {
+        let mut survey = Self::default();
+        survey.change.reads.clone_from(&overlay.seen);
+        survey.change.listings.clone_from(&overlay.seen_listings);
+        let mut left = vec![(overlay.root, String::new())];
+        while let Some((id, path)) = left.pop() {
+            survey.directory(overlay, id, &path, &mut left)?;
+        }
+        survey.open_but_gone(overlay);
+        Ok(survey)
+    }
+
     fn directory(
         &mut self,
         overlay: &Overlay,

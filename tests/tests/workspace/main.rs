@@ -1,6 +1,7 @@
 //! Promises 2, 5, 8, 10 and 18 for files: a workspace is as it was before the call, or as the call has left it.
 
 mod plain;
+mod review;
 mod rollback;
 mod side_by_side;
 mod strange;
