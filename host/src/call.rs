@@ -228,8 +228,11 @@ async fn settle(
     let discarded = if unknown { lost } else { lost + pending };
 
     // What works on files for this call is told what became of it.
+    let mut workspaces = Workspaces::default();
     if let Some(sandbox) = &mut run.sandbox {
-        sandbox.store().data_mut().transaction.end(core, ticket).await;
+        let transaction = &mut sandbox.store().data_mut().transaction;
+        transaction.end(core, ticket).await;
+        workspaces = std::mem::take(&mut transaction.workspaces);
     }
 
     // Rollback is dropping the store with the transaction in it; then the room is free for somebody else.
@@ -240,6 +243,7 @@ async fn settle(
         None
     });
     let Remains { fuel, stderr } = remains.unwrap_or_default();
+    workspaces.end(&core.io.handle).await;
     drop(run.room.take());
     run.held.end().await;
     let released_ns = core.now_ns();

@@ -131,6 +131,9 @@ pub enum GrantError {
     /// A guest would see only one of them.
     #[error("two workspaces would be seen at `{0}` by the same call")]
     Twice(String),
+    /// What one call commits would be another folder's affair, too.
+    #[error("the workspaces `{}` and `{}` overlap: grant one of them", .0.display(), .1.display())]
+    Nested(PathBuf, PathBuf),
 }
 
 /// A workspace that a call gets, and where it sees it.
@@ -148,7 +151,7 @@ impl GrantTable {
             return Err(GrantError::Twice(at.to_owned()));
         }
         let own: Vec<PathBuf> = store.home().map(|home| home.path().to_owned()).into_iter().chain(machine()).collect();
-        let mut opened = Vec::new();
+        let mut opened: Vec<(Grantee, Vec<Seen>)> = Vec::new();
         for (grantee, grants) in rules {
             let mut all = Vec::new();
             for grant in grants.workspaces {
@@ -159,6 +162,20 @@ impl GrantTable {
                 all.push((grant.at, Arc::new(workspace)));
             }
             opened.push((grantee, all));
+        }
+        let each = || opened.iter().flat_map(|(_, all)| all.iter().map(|(_, workspace)| workspace.path()));
+        for (number, path) in each().enumerate() {
+            let nested = |other: &&Path| path != *other && (path.starts_with(other) || other.starts_with(path));
+            if let Some(other) = each().skip(number + 1).find(nested) {
+                return Err(GrantError::Nested(path.to_owned(), other.to_owned()));
+            }
+        }
+        for (_, all) in &opened {
+            for (number, (at, workspace)) in all.iter().enumerate() {
+                if all[number + 1..].iter().any(|(_, other)| other.path() == workspace.path()) {
+                    return Err(GrantError::Twice(at.clone()));
+                }
+            }
         }
         Ok(Self { rules: opened })
     }

@@ -174,8 +174,11 @@ pub struct Commit<'a> {
 
 /// What a store keeps about changes of files that were decided and may not have been carried out yet.
 pub trait Decisions: Send + Sync {
-    /// Names the store, so that another one does not decide in its place.
-    fn home(&self) -> String;
+    /// What no other store is called, so that none decides in the place of another.
+    fn store(&self) -> &str;
+
+    /// Where it is, for people.
+    fn place(&self) -> String;
 
     /// What was decided about a commit: the digest that was written down with it. `None`: it was not decided, and from now on
     /// it never can be.
@@ -184,11 +187,11 @@ pub trait Decisions: Send + Sync {
     /// The store cannot be written.
     fn resolve(&self, id: &str, workspace: &Path) -> Result<Option<String>, StoreError>;
 
-    /// Nothing is left to be done in this workspace.
+    /// Nothing is left to be done for this commit.
     ///
     /// # Errors
     /// The store cannot be written.
-    fn forget(&self, workspace: &Path) -> Result<(), StoreError>;
+    fn forget(&self, id: &str) -> Result<(), StoreError>;
 }
 
 /// Where state and log live.

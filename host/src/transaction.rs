@@ -317,7 +317,13 @@ impl Transaction {
         let committed = match staged {
             Ok(workspaces) if reads.is_empty() && writes.is_empty() && workspaces.is_empty() => {
                 let open = if last { call.gate.settle().is_ok() } else { !call.gate.is_flagged() };
-                if open { Committed::Durable } else { Committed::Interrupted }
+                if open {
+                    // Nothing has to be decided for what was only read.
+                    self.workspaces.queued();
+                    Committed::Durable
+                } else {
+                    Committed::Interrupted
+                }
             }
             Ok(workspaces) => {
                 call.commits.begin(size);
@@ -391,7 +397,6 @@ impl Transaction {
         if let Err(error) = self.workspaces.finish(&core.store, &core.io.handle, fate).await {
             tracing::error!(%error, "files of a call that was stopped are not as they were decided to be");
         }
-        std::mem::take(&mut self.workspaces).end(&core.io.handle).await;
     }
 
     fn lose(&mut self, call: &CallState, lost: Lost) {

@@ -24,7 +24,7 @@ mod stage;
 pub(crate) use self::base::Time;
 pub use self::changes::{CHANGES_MAX, Changes, FileChange, Shown};
 pub use self::commit::Decision;
-pub(crate) use self::files::{Files, READ_BYTES_MAX, Tally};
+pub(crate) use self::files::{Files, Listing, READ_BYTES_MAX, Tally};
 pub use self::granted::WorkspaceError;
 pub(crate) use self::granted::{Fate, Reviewer, Workspace, Workspaces};
 pub(crate) use self::node::NodeId;

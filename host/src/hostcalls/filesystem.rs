@@ -6,7 +6,6 @@
 mod convert;
 mod streams;
 
-use std::ffi::OsString;
 use std::sync::Arc;
 
 use rustix::fs::FileType;
@@ -20,7 +19,7 @@ use self::convert::{kind, moment, new_time, status};
 use self::streams::{Input, Output};
 use crate::call::live::HostCall;
 use crate::sandbox::CallCtx;
-use crate::workspace::{Files, NodeId, Open, READ_BYTES_MAX, Time};
+use crate::workspace::{Files, Listing, NodeId, Open, READ_BYTES_MAX, Time};
 
 #[allow(missing_docs, unreachable_pub, reason = "generated; the WIT has the documentation")]
 pub(crate) mod bindings {
@@ -111,7 +110,7 @@ impl Descriptor {
 
 /// The rest of a listing.
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
-pub struct Entries(std::vec::IntoIter<(OsString, FileType)>);
+pub struct Entries(Listing);
 
 impl CallCtx {
     fn at(&self, descriptor: &Resource<Descriptor>) -> FsResult<Arc<Opened>> {
@@ -256,7 +255,7 @@ impl types::HostDescriptor for CallCtx {
         let opened = self.at(&fd)?;
         let _in = self.call.live.enter(HostCall::Files);
         let entries = opened.files.list(opened.node).await?;
-        Ok(self.table.push(Entries(entries.into_iter()))?)
+        Ok(self.table.push(Entries(entries))?)
     }
 
     async fn create_directory_at(&mut self, fd: Resource<Descriptor>, path: String) -> FsResult<()> {

@@ -36,6 +36,7 @@ use crate::log::{Checkpoint, CheckpointTo, Checkpoints, Entry, EntryKind};
 /// See the module's documentation.
 pub struct Sqlite {
     home: Home,
+    id: String,
     place: Place,
     writer: Mutex<Writer>,
     /// For whoever looks at the log.
@@ -85,15 +86,19 @@ impl SqliteOptions {
         let place = Place::new(&home, vfs);
         let mut writer = Writer::new(place.again(), Reserve::new(home.path().join("reserve"), free_bytes_min));
         let named = writer.transact(|batch| match batch.meta("home")? {
-            Some(_) => Ok(()),
-            None => batch.set_meta("home", &HomeId::generate().to_string()),
+            Some(id) => Ok(id),
+            None => {
+                let id = HomeId::generate().to_string();
+                batch.set_meta("home", &id).map(|()| id)
+            }
         });
-        named.map_err(Failure::into_error)?;
+        let id = named.map_err(Failure::into_error)?;
         let thread = |error: std::io::Error| StoreError::Io(format!("cannot start a thread: {error}"));
         Ok(Sqlite {
             readers: Readers::start(place.again()).map_err(thread)?,
             checkpoints: checkpoint_to.map(Checkpoints::start).transpose().map_err(thread)?,
             home,
+            id,
             place,
             writer: Mutex::new(writer),
             looker: Mutex::new(None),
@@ -265,7 +270,11 @@ impl Store for Sqlite {
 }
 
 impl Decisions for Sqlite {
-    fn home(&self) -> String {
+    fn store(&self) -> &str {
+        &self.id
+    }
+
+    fn place(&self) -> String {
         self.home.path().display().to_string()
     }
 
@@ -273,7 +282,7 @@ impl Decisions for Sqlite {
         self.writer().transact_surely(|batch| batch.resolve_workspace(id, workspace))
     }
 
-    fn forget(&self, workspace: &Path) -> Result<(), StoreError> {
-        self.writer().transact_surely(|batch| batch.forget_workspace(workspace))
+    fn forget(&self, id: &str) -> Result<(), StoreError> {
+        self.writer().transact_surely(|batch| batch.forget_workspace(id))
     }
 }

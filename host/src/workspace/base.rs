@@ -13,8 +13,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-/// Entries of one directory; a longer one cannot be listed.
-const DIR_ENTRIES_MAX: usize = 1_000_000;
 /// How often a path is resolved that others are renaming at the same time.
 const RESOLVE_TRIES_MAX: u32 = 8;
 
@@ -31,6 +29,7 @@ pub(crate) enum Wait {
 pub(crate) struct Stamp {
     dev: u64,
     ino: u64,
+    owner: u32,
     pub(crate) mode: u32,
     pub(crate) size: u64,
     pub(crate) modified: Time,
@@ -63,6 +62,13 @@ impl Stamp {
         same && (self.kind() == FileType::Directory || self == other)
     }
 
+    /// Whether this process may take it out of a directory that it may write: of a sticky one only its own.
+    pub(crate) fn may_be_taken_from(&self, directory: &Stamp) -> bool {
+        let user = rustix::process::geteuid();
+        let is_ours = |stamp: &Stamp| stamp.owner == user.as_raw();
+        directory.mode & Mode::SVTX.as_raw_mode() == 0 || user.is_root() || is_ours(self) || is_ours(directory)
+    }
+
     /// The same for the same file, as long as it lives.
     pub(crate) fn identity(&self) -> (u64, u64) {
         (self.dev, self.ino)
@@ -77,6 +83,7 @@ impl From<Stat> for Found {
         let stamp = Stamp {
             dev: stat.st_dev as u64,
             ino: stat.st_ino as u64,
+            owner: stat.st_uid as u32,
             mode: stat.st_mode as u32,
             size: u64::try_from(stat.st_size).unwrap_or(0),
             modified: time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
@@ -94,8 +101,9 @@ pub(crate) type Listed = Vec<(OsString, FileType)>;
 #[derive(Debug)]
 pub(crate) struct Base {
     root: OwnedFd,
+    dev: u64,
     path: PathBuf,
-    /// A name in the folder itself that is not part of it.
+    /// A name that is not part of it, wherever it is.
     hidden: &'static str,
 }
 
@@ -105,7 +113,9 @@ impl Base {
     pub(crate) fn open(path: &Path, hidden: &'static str) -> std::io::Result<Self> {
         let path = path.canonicalize()?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        Ok(Self { root: fs::openat(CWD, &path, flags, Mode::empty())?, path, hidden })
+        let root = fs::openat(CWD, &path, flags, Mode::empty())?;
+        let dev = Found::from(fs::fstat(&root)?).stamp.dev;
+        Ok(Self { root, dev, path, hidden })
     }
 
     /// Where it is, without symbolic links.
@@ -119,11 +129,16 @@ impl Base {
 
     /// What is at this path from the folder; `None`, if nothing is.
     pub(crate) fn look(&self, path: &Path, wait: Wait) -> Result<Option<Found>, Errno> {
-        if path == Path::new(self.hidden) {
+        if path.file_name().is_some_and(|name| name == self.hidden) {
             return Ok(None);
         }
         match self.resolve(path, OFlags::PATH | OFlags::NOFOLLOW, wait) {
-            Ok(fd) => Ok(Some(fs::fstat(fd)?.into())),
+            Ok(fd) => {
+                let found = Found::from(fs::fstat(fd)?);
+                // A part of a file system that is one for renaming, too.
+                let is_another = found.stamp.kind() == FileType::Directory && found.stamp.dev != self.dev;
+                if is_another { Err(Errno::XDEV) } else { Ok(Some(found)) }
+            }
             // Also beneath something that is no directory any more.
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(error) => Err(error),
@@ -151,17 +166,16 @@ impl Base {
     }
 
     /// What is in a directory, by name.
-    pub(crate) fn list(&self, path: &Path) -> Result<Listed, Errno> {
+    pub(crate) fn list(&self, path: &Path, names_max: usize) -> Result<Listed, Errno> {
         let fd = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY, Wait::Allowed)?;
         let mut entries = Vec::new();
         for entry in Dir::new(fd)? {
             let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            let is_hidden = path.as_os_str().is_empty() && name == self.hidden;
-            if name == "." || name == ".." || is_hidden {
+            if name == "." || name == ".." || name == self.hidden {
                 continue;
             }
-            if entries.len() == DIR_ENTRIES_MAX {
+            if entries.len() >= names_max {
                 return Err(Errno::NOMEM);
             }
             let kind = match entry.file_type() {

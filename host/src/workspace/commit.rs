@@ -6,7 +6,7 @@
 //! - The decision is the store's alone. What the store does not know as decided is removed, and the store is told so first:
 //!   then it can never be decided any more.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ulid::Ulid;
@@ -50,7 +50,7 @@ pub(crate) fn stage(
     decisions: Option<&dyn Decisions>,
     is_stopped: &dyn Fn() -> bool,
 ) -> Result<Option<Staged>, StageError> {
-    if let Some(what) = files.overlay().lost() {
+    if let Some(what) = files.lost() {
         return Err(StageError::Conflict(what.to_owned()));
     }
     let base = &files.base;
@@ -67,7 +67,7 @@ pub(crate) fn stage(
         lock = Lock::take(base, false, is_stopped)?;
         finish(base, decisions)?;
     }
-    if let Some(what) = changed(base, &change)? {
+    if let Some(what) = changed(base, &change, is_stopped)? {
         return Err(StageError::Conflict(what));
     }
     if only_reads {
@@ -75,7 +75,19 @@ pub(crate) fn stage(
     }
     let decisions = decisions.ok_or_else(|| StageError::Failed(NOT_DURABLE.into()))?;
     let id = Ulid::generate().to_string();
-    let (stage, digest) = Stage::fill(files, &change, &id, &decisions.home(), is_stopped)?;
+    let (stage, digest) = Stage::fill(files, &change, &id, decisions, is_stopped)?;
+    // That may have taken a while.
+    match changed(base, &change, is_stopped) {
+        Ok(None) => {}
+        Ok(Some(what)) => {
+            stage.remove(base);
+            return Err(StageError::Conflict(what));
+        }
+        Err(error) => {
+            stage.remove(base);
+            return Err(error);
+        }
+    }
     let decision = Decision { id, workspace: base.path().to_owned(), digest };
     let ready = Some(Ready { stage, plan: change.plan, decision });
     Ok(Some(Staged { files: Arc::clone(files), ready, lock }))
@@ -95,7 +107,7 @@ impl Staged {
         if let (Some(Ready { stage, plan, decision }), Some(decisions)) = (self.ready, decisions) {
             let base = &self.files.base;
             stage.apply(base, &plan)?;
-            close(base, stage, &decision.workspace, decisions)?;
+            close(base, stage, &decision.id, decisions)?;
         }
         self.files.rebase();
         drop(self.lock);
@@ -114,9 +126,9 @@ impl Staged {
     }
 }
 
-fn close(base: &Base, stage: Stage, workspace: &Path, decisions: &dyn Decisions) -> Result<(), StageError> {
+fn close(base: &Base, stage: Stage, id: &str, decisions: &dyn Decisions) -> Result<(), StageError> {
     stage.close()?;
-    if let Err(error) = decisions.forget(workspace) {
+    if let Err(error) = decisions.forget(id) {
         // Nobody asks for it any more.
         tracing::warn!(%error, "a decision that was carried out could not be forgotten");
     }
@@ -132,23 +144,29 @@ fn finish(base: &Base, decisions: Option<&dyn Decisions>) -> Result<(), StageErr
         return Ok(());
     };
     let path = base.path().display();
-    let Some(decisions) = decisions.filter(|decisions| decisions.home() == manifest.home) else {
-        let home = &manifest.home;
-        let why =
-            format!("`{path}` is locked: a commit of the home `{home}` was not finished; run anything with that home");
+    let Some(decisions) = decisions.filter(|decisions| decisions.store() == manifest.store) else {
+        let home = &manifest.place;
+        let why = format!(
+            "`{path}` is locked: a commit of the home `{home}` was not finished; call any tool with that home and this \
+             workspace"
+        );
         return Err(StageError::Failed(why));
     };
     let failed = |error| StageError::Failed(format!("`{path}` is locked: it is not known what was decided: {error}"));
     let decided = decisions.resolve(&manifest.id, base.path()).map_err(failed)?;
     let Some(decided) = decided else {
-        return close(base, stage, base.path(), decisions);
+        if stage.has_begun(&manifest.plan)? {
+            let why = "a commit was begun that the home knows nothing of; what it has taken is in `.estop-workspace`";
+            return Err(StageError::Failed(format!("`{path}` is locked: {why}")));
+        }
+        return close(base, stage, &manifest.id, decisions);
     };
     if decided != digest {
         let why = "what was decided is not what is there to be carried out; somebody has changed it";
         return Err(StageError::Failed(format!("`{path}` is locked: {why}")));
     }
     stage.apply(base, &manifest.plan)?;
-    close(base, stage, base.path(), decisions)
+    close(base, stage, &manifest.id, decisions)
 }
 
 /// Finishes what a process that died has left in a folder. What another one is working on is its affair.

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 /// Length of a block (bytes).
 pub(super) const BLOCK_BYTES: usize = 64 << 10;
 /// As large as the kernel's own files.
-const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+pub(super) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 
 /// The content of one file.
 #[derive(Debug, Default)]
@@ -34,9 +34,14 @@ pub(super) enum Block {
     Spilled(Slot),
 }
 
-/// A place for one block in the spill file.
+/// What a block costs beside its bytes, so that many short ones are not for nothing (bytes).
+pub(super) const BLOCK_OVERHEAD_BYTES: usize = 256;
+
+/// A place for one block in the spill file, for as long as that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot {
+    /// No other has this.
+    pub(crate) number: u64,
     pub(crate) at: u64,
     /// A power of two. What the block does not fill is zero.
     pub(crate) bytes: u32,
@@ -188,10 +193,10 @@ impl Content {
     }
 
     fn put(&mut self, number: u64, data: Vec<u8>, delta: &mut Delta) {
-        delta.bytes += data.len() as i64;
+        delta.bytes += cost(&data);
         match self.blocks.insert(number, Block::Memory(Arc::new(data))) {
             Some(Block::Spilled(slot)) => delta.freed.push(slot),
-            Some(Block::Memory(old)) => delta.bytes -= old.len() as i64,
+            Some(Block::Memory(old)) => delta.bytes -= cost(&old),
             None => {}
         }
         delta.new_blocks.push(number);
@@ -217,7 +222,7 @@ impl Content {
             let beyond = self.blocks.split_off(&size.div_ceil(BLOCK_BYTES as u64));
             for block in beyond.into_values() {
                 match block {
-                    Block::Memory(data) => delta.bytes -= data.len() as i64,
+                    Block::Memory(data) => delta.bytes -= cost(&data),
                     Block::Spilled(slot) => delta.freed.push(slot),
                 }
             }
@@ -231,6 +236,16 @@ impl Content {
         self.is_changed |= size != self.size;
         self.size = size;
         Ok(delta)
+    }
+
+    /// Whether a block is still not there, and this is what the base has of it.
+    pub(super) fn lacks(&self, number: u64, at: u64, bytes: usize) -> bool {
+        !self.blocks.contains_key(&number) && self.base_part(number) == (at, bytes)
+    }
+
+    /// Whether a block is still in this slot.
+    pub(super) fn is_in(&self, number: u64, slot: Slot) -> bool {
+        matches!(self.blocks.get(&number), Some(Block::Spilled(now)) if *now == slot)
     }
 
     /// The block, if it is in memory.
@@ -247,7 +262,7 @@ impl Content {
         match block {
             Block::Memory(now) if Arc::ptr_eq(now, data) => {
                 *block = Block::Spilled(slot);
-                Some(data.len() as u64)
+                Some(cost(data).unsigned_abs())
             }
             _ => None,
         }
@@ -263,10 +278,15 @@ impl Content {
         let mut delta = Delta::default();
         for block in self.blocks.values() {
             match block {
-                Block::Memory(data) => delta.bytes -= data.len() as i64,
+                Block::Memory(data) => delta.bytes -= cost(data),
                 Block::Spilled(slot) => delta.freed.push(*slot),
             }
         }
         delta
     }
+}
+
+/// What a block in memory counts (bytes).
+fn cost(data: &[u8]) -> i64 {
+    (data.len() + BLOCK_OVERHEAD_BYTES) as i64
 }

@@ -2,23 +2,30 @@
 //!
 //! Invariant: the lock is held while the overlay computes, never while anything is read or written.
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::{IoSliceMut, Write};
+use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use rustix::fs::FileType;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
-use super::base::{Base, Listed, Wait};
+use super::base::{Base, Wait};
 use super::content::Piece;
 use super::node::NodeId;
 use super::overlay::{Need, Overlay, Ready, Spill, Supply, Unready};
 
 /// What one operation may lack, one after the other: a path has at most some 80,000 steps with all links followed.
 const NEEDS_MAX: usize = 100_000;
+/// Of those, between two moments at which the call can be stopped.
+const NEEDS_BETWEEN: usize = 4;
+/// Names in the listings that one call holds.
+const LISTED_MAX: u64 = 1 << 20;
 /// Read at once (bytes).
 pub(crate) const READ_BYTES_MAX: usize = 1 << 20;
 
@@ -27,9 +34,46 @@ pub(crate) const READ_BYTES_MAX: usize = 1 << 20;
 pub(crate) struct Files {
     pub(super) base: Arc<Base>,
     overlay: Mutex<Overlay>,
+    /// Those of the call, and those of this workspace.
     tally: Arc<Tally>,
-    spill: Arc<SpillFile>,
+    own: Tally,
+    /// Something was changed by others since it was read.
+    lost: OnceLock<String>,
+    spill: Mutex<Arc<SpillFile>>,
+    /// Names in listings that somebody holds.
+    listed: AtomicU64,
     io: Handle,
+}
+
+/// What is in a directory, for as long as somebody reads it.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    files: Arc<Files>,
+    names: u64,
+    left: std::vec::IntoIter<(OsString, FileType)>,
+}
+
+impl Iterator for Listing {
+    type Item = (OsString, FileType);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left.next()
+    }
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        self.files.listed.fetch_sub(self.names, Ordering::Relaxed);
+    }
+}
+
+/// Work on a thread that may wait, of which nobody wants to hear any more: if it has not begun, it never does.
+struct Abandoned<T>(JoinHandle<T>);
+
+impl<T> Drop for Abandoned<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What a call has changed and not committed, in all its workspaces, for whoever looks on.
@@ -62,6 +106,10 @@ struct SpillFile {
 }
 
 impl SpillFile {
+    fn new(folder: PathBuf) -> Arc<Self> {
+        Arc::new(Self { folder, file: OnceLock::new() })
+    }
+
     fn file(&self) -> std::io::Result<&File> {
         if let Some(file) = self.file.get() {
             return Ok(file);
@@ -79,8 +127,9 @@ impl Files {
         spill_folder: PathBuf,
         io: Handle,
     ) -> Arc<Self> {
-        let spill = Arc::new(SpillFile { folder: spill_folder, file: OnceLock::new() });
-        Arc::new(Self { base, overlay: Mutex::new(overlay), tally, spill, io })
+        let spill = Mutex::new(SpillFile::new(spill_folder));
+        let (own, lost) = (Tally::default(), OnceLock::new());
+        Arc::new(Self { base, overlay: Mutex::new(overlay), tally, own, lost, spill, listed: AtomicU64::new(0), io })
     }
 
     pub(crate) fn overlay(&self) -> MutexGuard<'_, Overlay> {
@@ -91,13 +140,32 @@ impl Files {
         let mut overlay = self.overlay();
         let before = overlay.changes();
         let done = work(&mut overlay);
-        self.tally.add(before, overlay.changes());
+        let after = overlay.changes();
+        self.tally.add(before, after);
+        self.own.add(before, after);
+        if let Some(what) = overlay.lost() {
+            self.lost.get_or_init(|| what.to_owned());
+        }
         done
+    }
+
+    /// Names and files changed, and the bytes of that; without waiting for whoever works on the overlay.
+    pub(crate) fn changed(&self) -> (u64, u64) {
+        self.own.get()
+    }
+
+    /// What was changed by others since it was read.
+    pub(crate) fn lost(&self) -> Option<&str> {
+        self.lost.get().map(String::as_str)
+    }
+
+    fn spill(&self) -> Arc<SpillFile> {
+        Arc::clone(&self.spill.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Does something to the overlay, once everything that it lacks is there.
     pub(crate) async fn run<T>(&self, mut work: impl FnMut(&mut Overlay) -> Ready<T>) -> Result<T, Errno> {
-        for _ in 0..NEEDS_MAX {
+        for number in 1..=NEEDS_MAX {
             let need = match self.counted(&mut work) {
                 Ok(done) => return Ok(done),
                 Err(Unready::Error(error)) => return Err(error),
@@ -106,11 +174,15 @@ impl Files {
             let supply = match fetch_now(&self.base, &need) {
                 Some(supply) => supply,
                 None => {
-                    let (base, spill, need) = (Arc::clone(&self.base), Arc::clone(&self.spill), need.clone());
+                    let (base, spill, need) = (Arc::clone(&self.base), self.spill(), need.clone());
                     self.blocking(move || fetch(&base, &spill, &need)).await
                 }
             };
-            self.overlay().supply(need, supply)?;
+            self.counted(|overlay| overlay.supply(need, supply))?;
+            if number % NEEDS_BETWEEN == 0 {
+                // A long path is begun again for each part of it that is not known yet.
+                tokio::task::yield_now().await;
+            }
         }
         Err(Errno::IO)
     }
@@ -123,8 +195,8 @@ impl Files {
                 Err(Unready::Error(error)) => return Err(error),
                 Err(Unready::Need(need)) => need,
             };
-            let supply = fetch(&self.base, &self.spill, &need);
-            self.overlay().supply(need, supply)?;
+            let supply = fetch(&self.base, &self.spill(), &need);
+            self.counted(|overlay| overlay.supply(need, supply))?;
         }
         Err(Errno::IO)
     }
@@ -137,7 +209,7 @@ impl Files {
         if rest.is_empty() {
             return Ok(data);
         }
-        let (spill, rest) = (Arc::clone(&self.spill), rest.to_vec());
+        let (spill, rest) = (self.spill(), rest.to_vec());
         self.blocking(move || gather(data, &rest, &spill)).await
     }
 
@@ -145,25 +217,37 @@ impl Files {
     pub(crate) fn read_here(&self, node: NodeId, offset: u64, bytes: usize) -> Result<Vec<u8>, Errno> {
         let bytes = bytes.min(READ_BYTES_MAX);
         let pieces = self.run_here(|overlay| overlay.read(node, offset, bytes))?;
-        gather(Vec::with_capacity(bytes), &pieces, &self.spill)
+        gather(Vec::with_capacity(bytes), &pieces, &self.spill())
     }
 
     /// The base has become what the overlay shows.
     pub(super) fn rebase(&self) {
-        self.counted(|overlay| overlay.rebase(&self.base));
+        if self.counted(|overlay| overlay.rebase(&self.base)) {
+            // Whoever still writes to the old one disturbs nobody.
+            let mut spill = self.spill.lock().unwrap_or_else(PoisonError::into_inner);
+            *spill = SpillFile::new(spill.folder.clone());
+        }
     }
 
     /// What is in a directory. It may be much, so it is put together on a thread that may take its time.
-    pub(crate) async fn list(self: &Arc<Self>, node: NodeId) -> Result<Listed, Errno> {
+    pub(crate) async fn list(self: &Arc<Self>, node: NodeId) -> Result<Listing, Errno> {
         let files = Arc::clone(self);
-        self.blocking(move || files.run_here(|overlay| overlay.list(node))).await
+        let listed = self.blocking(move || files.run_here(|overlay| overlay.list(node))).await?;
+        let names = listed.len() as u64;
+        let listing = Listing { files: Arc::clone(self), names, left: listed.into_iter() };
+        if self.listed.fetch_add(names, Ordering::Relaxed) + names > LISTED_MAX {
+            Err(Errno::NOMEM)
+        } else {
+            Ok(listing)
+        }
     }
 
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Errno> + Send + 'static,
     ) -> Result<T, Errno> {
-        self.io.spawn_blocking(work).await.unwrap_or(Err(Errno::IO))
+        let mut working = Abandoned(self.io.spawn_blocking(work));
+        (&mut working.0).await.unwrap_or(Err(Errno::IO))
     }
 }
 
@@ -188,7 +272,7 @@ fn fetch_now(base: &Base, need: &Need) -> Option<Result<Supply, Errno>> {
 fn fetch(base: &Base, spill: &SpillFile, need: &Need) -> Result<Supply, Errno> {
     Ok(match need {
         Need::Look { path, .. } => Supply::Found(base.look(path, Wait::Allowed)?),
-        Need::List { path, .. } => Supply::Listed(base.list(path)?),
+        Need::List { path, names_max, .. } => Supply::Listed(base.list(path, *names_max)?),
         Need::Target { path, .. } => Supply::Target(base.link(path)?),
         Need::File { path, stamp, .. } => Supply::File(base.file(path, stamp, Wait::Allowed)?),
         Need::MayWrite { path, .. } => Supply::MayWrite(base.may_write(path)?),
@@ -197,7 +281,7 @@ fn fetch(base: &Base, spill: &SpillFile, need: &Need) -> Result<Supply, Errno> {
             let file = spill.file().map_err(errno)?;
             Supply::Bytes(exactly(file, slot.at, slot.bytes as usize)?)
         }
-        Need::Spill(blocks) => {
+        Need::Spill { blocks, .. } => {
             let file = spill.file().map_err(errno)?;
             blocks.iter().try_for_each(|block| write_block(file, block)).map_err(errno)?;
             Supply::Spilled
@@ -267,16 +351,39 @@ pub(super) fn errno(error: std::io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 
-/// Copies what a file holds.
-pub(super) fn copy_here(files: &Files, node: NodeId, size: u64, to: &mut File) -> Result<(), Errno> {
+/// Copies what a file holds, holes as holes. `left_bytes`: how much may still be written.
+pub(super) fn copy_here(
+    files: &Files,
+    node: NodeId,
+    size: u64,
+    to: &File,
+    left_bytes: &mut u64,
+    is_stopped: &dyn Fn() -> bool,
+) -> Result<(), Errno> {
+    to.set_len(size).map_err(errno)?;
+    let spill = files.spill();
     let mut at = 0;
     while at < size {
-        let data = files.read_here(node, at, READ_BYTES_MAX)?;
-        if data.is_empty() {
+        if is_stopped() {
+            return Err(Errno::CANCELED);
+        }
+        let bytes = READ_BYTES_MAX.min(usize::try_from(size - at).unwrap_or(READ_BYTES_MAX));
+        let pieces = files.run_here(|overlay| overlay.read(node, at, bytes))?;
+        let mut here = at;
+        for piece in &pieces {
+            if let Piece::Zeroes(zeroes) = piece {
+                here += *zeroes as u64;
+                continue;
+            }
+            let data = gather(Vec::new(), std::slice::from_ref(piece), &spill)?;
+            *left_bytes = left_bytes.checked_sub(data.len() as u64).ok_or(Errno::DQUOT)?;
+            to.write_all_at(&data, here).map_err(errno)?;
+            here += data.len() as u64;
+        }
+        if here == at {
             return Err(Errno::IO);
         }
-        to.write_all(&data).map_err(errno)?;
-        at += data.len() as u64;
+        at = here;
     }
     Ok(())
 }

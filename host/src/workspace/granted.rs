@@ -183,13 +183,13 @@ impl Workspaces {
 
     /// Names and files changed, and the bytes of that.
     pub(crate) fn changes(&self) -> (u64, u64) {
-        let each = self.all.iter().map(|granted| granted.files.overlay().changes());
+        let each = self.all.iter().map(|granted| granted.files.changed());
         each.fold((0, 0), |(files, bytes), (more, more_bytes)| (files + more, bytes + more_bytes))
     }
 
     /// Something was changed by others since it was read.
     pub(crate) fn lost(&self) -> Option<String> {
-        self.all.iter().find_map(|granted| granted.files.overlay().lost().map(str::to_owned))
+        self.all.iter().find_map(|granted| granted.files.lost().map(str::to_owned))
     }
 
     /// Who has to agree before this is committed, if anybody has to.
@@ -220,7 +220,7 @@ impl Workspaces {
     ) -> Result<Vec<Decision>, StageError> {
         for granted in &self.all {
             let turn = Arc::clone(&granted.workspace.turn);
-            let only_reads = granted.files.overlay().changes().0 == 0;
+            let only_reads = granted.files.changed().0 == 0;
             let taken = match only_reads {
                 true => timeout(TURN_WAIT_MAX, turn.read_owned()).await.map(Turn::Beside),
                 false => timeout(TURN_WAIT_MAX, turn.write_owned()).await.map(Turn::Alone),
@@ -284,7 +284,7 @@ impl Workspaces {
         done
     }
 
-    /// Lets go of everything, which may be much, on a thread that may take its time.
+    /// Lets go of everything, which may be much, on a thread that may take its time: once nobody else has any of it.
     pub(crate) async fn end(self, io: &Handle) {
         if !self.all.is_empty() {
             let _ = io.spawn_blocking(move || drop(self)).await;

@@ -28,6 +28,13 @@ use super::path::{Step, steps};
 
 /// Symbolic links in one path, as in the kernel.
 const LINKS_MAX: u32 = 40;
+/// Files of the base that one call has open: each is one of the process's, which has few.
+const OPEN_FILES_MAX: usize = 128;
+/// Steps of one path, with those of all links in it.
+const STEPS_MAX: usize = 4096;
+/// A name counts as much as this much of another text (bytes), or as so many names of a listing.
+const NAME_BYTES: usize = 256;
+const NAME_LISTED: usize = 4;
 
 /// Bounds on what one call may keep of one workspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,14 +56,46 @@ impl Default for WorkspaceLimits {
 /// Something that an operation lacks.
 #[derive(Clone, Debug)]
 pub(crate) enum Need {
-    Look { directory: NodeId, name: OsString, path: PathBuf },
-    List { directory: NodeId, path: PathBuf },
-    Target { link: NodeId, path: PathBuf },
-    File { node: NodeId, path: PathBuf, stamp: Stamp },
-    MayWrite { node: NodeId, path: PathBuf },
-    Block { node: NodeId, number: u64, file: Arc<File>, at: u64, bytes: usize },
-    Unspill { node: NodeId, number: u64, slot: Slot },
-    Spill(Vec<Spill>),
+    Look {
+        directory: NodeId,
+        name: OsString,
+        path: PathBuf,
+    },
+    List {
+        directory: NodeId,
+        path: PathBuf,
+        names_max: usize,
+    },
+    Target {
+        link: NodeId,
+        path: PathBuf,
+    },
+    File {
+        node: NodeId,
+        path: PathBuf,
+        stamp: Stamp,
+    },
+    MayWrite {
+        node: NodeId,
+        path: PathBuf,
+    },
+    Block {
+        node: NodeId,
+        number: u64,
+        file: Arc<File>,
+        at: u64,
+        bytes: usize,
+    },
+    Unspill {
+        node: NodeId,
+        number: u64,
+        slot: Slot,
+    },
+    /// `age`: what this overlay began with then.
+    Spill {
+        blocks: Vec<Spill>,
+        age: u64,
+    },
 }
 
 /// A block that is to leave the memory.
@@ -104,12 +143,18 @@ pub(crate) struct Overlay {
     limits: WorkspaceLimits,
     /// Names that were looked at or made.
     entries: usize,
+    /// Files of the base that are open.
+    open_files: usize,
     /// Names that were made, given to something else or removed, and files whose content has changed.
     changes: u64,
     memory_bytes: u64,
     /// In the spill file: what is in use, and where it ends.
     spilled_bytes: u64,
     spill_end: u64,
+    /// Slots that there have been.
+    slots: u64,
+    /// How often it has begun anew: what was asked for before is not for now.
+    age: u64,
     free: Vec<Slot>,
     /// Blocks in memory, oldest first; also some that are not there any more.
     in_memory: VecDeque<(NodeId, u64)>,
@@ -159,10 +204,13 @@ impl Overlay {
             is_read_only,
             limits,
             entries: 0,
+            open_files: 0,
             changes: 0,
             memory_bytes: 0,
             spilled_bytes: 0,
             spill_end: 0,
+            slots: 0,
+            age: 0,
             free: Vec::new(),
             in_memory: VecDeque::new(),
             sweep_at: data::SWEEP_MIN,
@@ -170,11 +218,6 @@ impl Overlay {
             seen_listings: Vec::new(),
             lost: None,
         }
-    }
-
-    /// A name at the top that is not part of the workspace.
-    fn hides(&self, name: &OsStr) -> bool {
-        name == super::HIDDEN
     }
 
     pub(crate) fn root(&self) -> NodeId {
@@ -188,6 +231,11 @@ impl Overlay {
     /// Names and files changed, and bytes that are kept for that.
     pub(crate) fn changes(&self) -> (u64, u64) {
         (self.changes, self.held_bytes())
+    }
+
+    /// See [`WorkspaceLimits`].
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.limits.bytes_max
     }
 
     pub(crate) fn lost(&self) -> Option<&str> {
@@ -228,9 +276,13 @@ impl Overlay {
         let (mut left, mut must_be_directory) = steps(path)?;
         self.directory(from)?;
         let mut trail = vec![from];
-        let mut links = 0;
+        let (mut links, mut taken) = (0, 0);
         let mut place = Place { directory: from, name: Step::Here, node: Some(from), must_be_directory };
         while let Some(step) = left.pop() {
+            taken += 1;
+            if taken > STEPS_MAX {
+                return Err(Errno::LOOP.into());
+            }
             let here = *trail.last().ok_or(Errno::PERM)?;
             let name = match step {
                 Step::Here => {
@@ -259,8 +311,9 @@ impl Overlay {
                     if links > LINKS_MAX {
                         return Err(Errno::LOOP.into());
                     }
-                    use std::os::unix::ffi::OsStrExt;
                     let target = self.target(node)?;
+                    // A guest has no name for what is no text.
+                    let target = target.to_str().ok_or(Errno::ILSEQ)?;
                     let (steps, ends) = steps(target.as_bytes())?;
                     must_be_directory |= is_last && ends;
                     left.extend(steps);
@@ -327,7 +380,9 @@ impl Overlay {
 
     /// Puts in place what was lacking. If it could not be had, the operation that lacks it fails.
     pub(crate) fn supply(&mut self, need: Need, supply: Result<Supply, Errno>) -> Result<(), Errno> {
-        if let (Need::Spill(blocks), Err(_)) = (&need, &supply) {
+        if let (Need::Spill { blocks, age }, Err(_)) = (&need, &supply)
+            && *age == self.age
+        {
             for block in blocks {
                 self.give_back(block.slot);
                 self.remember(block.node, [block.number]);
@@ -345,7 +400,12 @@ impl Overlay {
         match (need, supply) {
             (Need::Look { directory, name, path }, Supply::Found(found)) => self.found(directory, name, path, found),
             (Need::List { directory, .. }, Supply::Listed(listed)) => {
-                self.directory_mut(directory)?.listed.get_or_insert(Arc::new(listed));
+                let names = listed.len() / NAME_LISTED;
+                let known = &mut self.directory_mut(directory)?.listed;
+                if known.is_none() {
+                    *known = Some(Arc::new(listed));
+                    self.entries += names;
+                }
             }
             (Need::Target { link, .. }, Supply::Target(target)) => {
                 if let Kind::Link(known @ None) = &mut self.node_mut(link)?.kind {
@@ -353,15 +413,22 @@ impl Overlay {
                 }
             }
             (Need::File { node, .. }, Supply::File(file)) => {
-                if let Some(Node { kind: Kind::File(content), .. }) = self.nodes.get_mut(node) {
-                    content.file.get_or_insert(Arc::new(file));
+                if let Some(Node { kind: Kind::File(content), .. }) = self.nodes.get_mut(node)
+                    && content.file.is_none()
+                {
+                    content.file = Some(Arc::new(file));
+                    self.open_files += 1;
                 }
             }
             (Need::MayWrite { node, .. }, Supply::MayWrite(may)) => self.node_mut(node)?.may_write = Some(may),
-            (Need::Block { node, number, .. } | Need::Unspill { node, number, .. }, Supply::Bytes(data)) => {
-                self.filled(node, number, data);
+            (Need::Block { node, number, at, bytes, .. }, Supply::Bytes(data)) => {
+                self.filled(node, number, data, |content| content.lacks(number, at, bytes));
             }
-            (Need::Spill(blocks), Supply::Spilled) => self.spilled(blocks),
+            (Need::Unspill { node, number, slot }, Supply::Bytes(data)) => {
+                self.filled(node, number, data, |content| content.is_in(number, slot));
+            }
+            (Need::Spill { blocks, age }, Supply::Spilled) if age == self.age => self.spilled(blocks),
+            (Need::Spill { .. }, Supply::Spilled) => {}
             _ => debug_assert!(false, "something else was asked for"),
         }
         Ok(())
@@ -421,8 +488,10 @@ impl Overlay {
     pub(crate) fn close(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get_mut(id) else { return };
         node.open = node.open.saturating_sub(1);
-        if let (0, Kind::File(content)) = (node.open, &mut node.kind) {
-            content.file = None;
+        if let (0, Kind::File(content)) = (node.open, &mut node.kind)
+            && content.file.take().is_some()
+        {
+            self.open_files = self.open_files.saturating_sub(1);
         }
         self.let_go(id);
     }
@@ -457,7 +526,7 @@ impl Overlay {
     }
 
     fn give_back(&mut self, slot: Slot) {
-        self.spilled_bytes -= u64::from(slot.bytes);
+        self.spilled_bytes = self.spilled_bytes.saturating_sub(u64::from(slot.bytes));
         self.free.push(slot);
     }
 }

@@ -19,6 +19,9 @@ use super::overlay::Overlay;
 /// Length of a path from the folder (bytes): one that is longer could not be named to the kernel.
 const PATH_BYTES_MAX: usize = 4000;
 
+/// Length of all paths of one commit together (bytes).
+const PATHS_BYTES_MAX: usize = 64 << 20;
+
 /// Steps that can be begun again at any point.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Plan {
@@ -94,6 +97,7 @@ pub(super) struct Survey {
     /// What is not any more where it was in the base; and whether something is put over it that may be.
     pub(super) gone: BTreeMap<PathBuf, bool>,
     change: Change,
+    paths_bytes: usize,
 }
 
 impl Overlay {
@@ -139,6 +143,13 @@ impl Survey {
             let Some((now, node)) = now else { continue };
             let name = name.to_str().ok_or(Errno::ILSEQ)?;
             let path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+            self.paths_bytes += path.len();
+            if path.len() > PATH_BYTES_MAX {
+                return Err(Errno::NAMETOOLONG);
+            }
+            if self.paths_bytes > PATHS_BYTES_MAX {
+                return Err(Errno::NOMEM);
+            }
             if node.is_directory() {
                 left.push((now, path.clone()));
             }
@@ -177,10 +188,6 @@ impl Survey {
         let Plan { takes, puts, .. } = &mut self.change.plan;
         takes.sort_by_key(|step| std::cmp::Reverse(depth(&step.from)));
         puts.sort_by_key(|step| depth(&step.to));
-        let is_long = |path: &str| path.len() > PATH_BYTES_MAX;
-        if puts.iter().any(|step| is_long(&step.to)) || takes.iter().any(|step| is_long(&step.from)) {
-            return Err(Errno::NAMETOOLONG);
-        }
         Ok(self.change)
     }
 
@@ -251,7 +258,15 @@ impl Survey {
         // With a directory goes what is in it; what was moved out of it was taken before.
         let trashed: HashMap<&PathBuf, bool> =
             self.gone.iter().filter(|(path, _)| !moved.contains(*path)).map(|(path, over)| (path, *over)).collect();
-        let within = |path: &Path| path.ancestors().skip(1).any(|above| trashed.contains_key(&above.to_path_buf()));
+        // The nearest of them decides: what is in a directory that was moved out goes nowhere with what that was in.
+        let within = |path: &Path| {
+            let goes = |above: &Path| match (moved.contains(above), trashed.contains_key(&above.to_path_buf())) {
+                (true, _) => Some(false),
+                (false, true) => Some(true),
+                (false, false) => None,
+            };
+            path.ancestors().skip(1).find_map(goes).unwrap_or(false)
+        };
         let mut names: Vec<_> =
             trashed.iter().filter(|(path, over)| !**over && !within(path)).map(|(path, _)| *path).collect();
         names.sort_unstable();

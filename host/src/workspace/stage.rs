@@ -4,13 +4,14 @@
 //! - There is one stage at a time: whoever makes, carries out or removes one holds the lock of the folder.
 //! - A stage with a manifest is complete and on the disk. One without was never decided.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -19,6 +20,7 @@ use super::HIDDEN;
 use super::base::{Base, Found, Time, Wait};
 use super::files::{Files, copy_here};
 use super::plan::{Change, Made, Plan, What};
+use crate::store::Decisions;
 
 const MANIFEST: &str = "manifest.json";
 const UNFINISHED: &str = "manifest.new";
@@ -31,6 +33,10 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 const LOCK_TRY_EVERY: Duration = Duration::from_millis(1);
 /// Files and directories that are synced one by one; more are synced with their whole file system.
 const SYNCS_MAX: usize = 16;
+/// Things that are looked at between two looks whether the call was stopped.
+const LOOKS_BETWEEN: usize = 64;
+/// Names that are tried for what is in the way.
+const ASIDES_MAX: u32 = 100;
 
 /// Why there is no stage.
 #[derive(Debug, thiserror::Error)]
@@ -97,8 +103,9 @@ pub(super) struct Manifest {
     pub(super) version: u32,
     /// Of the decision.
     pub(super) id: String,
-    /// Where that is, if anywhere.
-    pub(super) home: String,
+    /// Who decides: the store's own name, and where it is.
+    pub(super) store: String,
+    pub(super) place: String,
     pub(super) plan: Plan,
 }
 
@@ -142,11 +149,11 @@ impl Stage {
         files: &Files,
         change: &Change,
         id: &str,
-        home: &str,
+        decisions: &dyn Decisions,
         is_stopped: &dyn Fn() -> bool,
     ) -> Result<(Self, String), StageError> {
         let stage = Self::make(&files.base)?;
-        let filled = stage.write(files, change, id, home, is_stopped);
+        let filled = stage.write(files, change, id, decisions, is_stopped);
         match filled {
             Ok(digest) => Ok((stage, digest)),
             Err(error) => {
@@ -161,22 +168,28 @@ impl Stage {
         files: &Files,
         change: &Change,
         id: &str,
-        home: &str,
+        decisions: &dyn Decisions,
         is_stopped: &dyn Fn() -> bool,
     ) -> Result<String, StageError> {
+        let mut left_bytes = files.overlay().bytes_max();
         for made in &change.made {
-            if is_stopped() {
-                return Err(StageError::Stopped);
-            }
-            self.make_one(files, made, change.made.len() <= SYNCS_MAX)
-                .map_err(|error| StageError::failed("stage", &self.path.join(&made.name), error))?;
+            let staged = self.make_one(files, made, change.made.len() <= SYNCS_MAX, &mut left_bytes, is_stopped);
+            staged.map_err(|error| match error {
+                Errno::CANCELED => StageError::Stopped,
+                error => StageError::failed("stage", &self.path.join(&made.name), error),
+            })?;
         }
         let failed = |error| StageError::failed("sync", &self.path, error);
         if change.made.len() > SYNCS_MAX {
             fs::syncfs(&self.folder).map_err(failed)?;
         }
-        let manifest =
-            Manifest { version: Manifest::VERSION, id: id.into(), home: home.into(), plan: change.plan.clone() };
+        let manifest = Manifest {
+            version: Manifest::VERSION,
+            id: id.into(),
+            store: decisions.store().into(),
+            place: decisions.place(),
+            plan: change.plan.clone(),
+        };
         let text = serde_json::to_vec(&manifest).map_err(|error| StageError::Failed(error.to_string()))?;
         if text.len() as u64 > MANIFEST_BYTES_MAX {
             return Err(StageError::Failed("the commit has more steps than can be written down".into()));
@@ -190,7 +203,17 @@ impl Stage {
         Ok(hex(&text))
     }
 
-    fn make_one(&self, files: &Files, made: &Made, sync: bool) -> Result<(), Errno> {
+    fn make_one(
+        &self,
+        files: &Files,
+        made: &Made,
+        sync: bool,
+        left_bytes: &mut u64,
+        is_stopped: &dyn Fn() -> bool,
+    ) -> Result<(), Errno> {
+        if is_stopped() {
+            return Err(Errno::CANCELED);
+        }
         let name = made.name.as_str();
         match &made.what {
             What::Directory => fs::mkdirat(&self.folder, name, Mode::from_raw_mode(0o777)),
@@ -203,8 +226,8 @@ impl Stage {
             }
             What::File { node, size, origin, accessed, modified } => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-                let mut file: File = fs::openat(&self.folder, name, flags, Mode::from_raw_mode(0o666))?.into();
-                copy_here(files, *node, *size, &mut file)?;
+                let file: File = fs::openat(&self.folder, name, flags, Mode::from_raw_mode(0o666))?.into();
+                copy_here(files, *node, *size, &file, left_bytes, is_stopped)?;
                 if let Some((path, stamp)) = origin {
                     // As it was; but what runs with somebody else's rights does not do so with new contents.
                     fs::fchmod(&file, Mode::from_raw_mode(stamp.mode & 0o777))?;
@@ -252,7 +275,11 @@ impl Stage {
                 if self.has(&step.to)? {
                     continue;
                 }
-                let (parent, name) = places.parent(&step.from).map_err(|error| failed(&step.from, error))?;
+                let (parent, name) = match places.parent(&step.from) {
+                    // Somebody has taken it away.
+                    Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                    parent => parent.map_err(|error| failed(&step.from, error))?,
+                };
                 match fs::renameat(&parent, name, &self.folder, &step.to) {
                     Ok(()) | Err(Errno::NOENT) => {}
                     Err(error) => return Err(failed(&step.from, error)),
@@ -268,18 +295,49 @@ impl Stage {
             if !self.has(&step.from)? {
                 continue;
             }
-            let (parent, name) = places.parent(&step.to).map_err(|error| failed(&step.to, error))?;
-            self.put(&step.from, &parent, name).map_err(|error| failed(&step.to, error))?;
+            let (parent, name) = match places.parent(&step.to) {
+                Err(Errno::NOENT) => {
+                    places.make_parents(&step.to).map_err(|error| failed(&step.to, error))?;
+                    places.parent(&step.to)
+                }
+                parent => parent,
+            }
+            .map_err(|error| failed(&step.to, error))?;
+            match self.put(&step.from, &parent, name) {
+                // Somebody has put something else there since it was looked at: that is theirs, and gives way.
+                Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+                    let aside = aside(&parent, name).map_err(|error| failed(&step.to, error))?;
+                    tracing::warn!(path = %step.to, aside, "something was in the way of a commit, and was renamed");
+                    self.put(&step.from, &parent, name)
+                }
+                put => put,
+            }
+            .map_err(|error| failed(&step.to, error))?;
         }
         for times in &plan.times {
-            let (parent, name) = places.parent(&times.path).map_err(|error| failed(&times.path, error))?;
+            // Whose they are may say no, which is no reason to keep a folder locked.
             let stamps = Timestamps { last_access: spec(times.accessed), last_modification: spec(times.modified) };
-            match fs::utimensat(&parent, name, &stamps, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(failed(&times.path, error)),
+            let set = places
+                .parent(&times.path)
+                .and_then(|(parent, name)| fs::utimensat(&parent, name, &stamps, AtFlags::SYMLINK_NOFOLLOW));
+            if let Err(error) = set {
+                tracing::warn!(path = %times.path, %error, "the times of a file could not be set");
             }
         }
         places.sync(&self.folder).map_err(|error| StageError::failed("sync", base.path(), error))
+    }
+
+    /// Whether something of the plan was done already.
+    pub(super) fn has_begun(&self, plan: &Plan) -> Result<bool, StageError> {
+        if self.has(TAKEN)? {
+            return Ok(true);
+        }
+        for step in &plan.takes {
+            if self.has(&step.to)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn put(&self, from: &str, parent: &OwnedFd, name: &str) -> Result<(), Errno> {
@@ -310,7 +368,9 @@ impl Stage {
 
     /// What cannot be removed is removed by whoever comes next.
     pub(super) fn remove(self, base: &Base) {
-        if let Err(error) = std::fs::remove_dir_all(base.path().join(HIDDEN)) {
+        // Beneath the descriptor, wherever somebody has moved the folder, or what they have put in its place.
+        let here = format!("/proc/self/fd/{}/{HIDDEN}", base.root().as_raw_fd());
+        if let Err(error) = std::fs::remove_dir_all(here) {
             tracing::warn!(%error, path = %self.path.display(), "what is left of a commit could not be removed");
         }
     }
@@ -339,6 +399,20 @@ impl Places<'_> {
         Ok((folder, name))
     }
 
+    /// Makes the directories on the way: somebody has removed them since they were looked at.
+    fn make_parents(&mut self, path: &str) -> Result<(), Errno> {
+        let names: Vec<&str> = path.split('/').collect();
+        for length in 1..names.len() {
+            let directory = names[..length].join("/");
+            let (parent, name) = self.parent(&directory)?;
+            match fs::mkdirat(&parent, name, Mode::from_raw_mode(0o777)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     fn sync(&mut self, stage: &OwnedFd) -> Result<(), Errno> {
         self.touched.sort_unstable();
         self.touched.dedup();
@@ -361,11 +435,22 @@ impl Places<'_> {
 }
 
 /// What of the base has changed since it was read; names the first.
-pub(super) fn changed(base: &Base, change: &Change) -> Result<Option<String>, StageError> {
-    for (path, was) in &change.reads {
+pub(super) fn changed(
+    base: &Base,
+    change: &Change,
+    is_stopped: &dyn Fn() -> bool,
+) -> Result<Option<String>, StageError> {
+    // One more name for a file changes the time of its last change, and these are ours.
+    let ours = |made: &Made| if let What::OfBase(path, _) = &made.what { Some(path.clone()) } else { None };
+    let ours: HashSet<PathBuf> = change.made.iter().filter_map(ours).collect();
+    for (number, (path, was)) in change.reads.iter().enumerate() {
+        if number % LOOKS_BETWEEN == 0 && is_stopped() {
+            return Err(StageError::Stopped);
+        }
         let now = base.look(path, Wait::Allowed).map_err(|error| StageError::failed("look at", path, error))?;
         let same = match (was, now) {
             (None, None) => true,
+            (Some(was), Some(now)) if ours.contains(path) => was.identity() == now.stamp.identity(),
             (Some(was), Some(now)) => was.is(&now.stamp),
             _ => false,
         };
@@ -374,19 +459,42 @@ pub(super) fn changed(base: &Base, change: &Change) -> Result<Option<String>, St
         }
     }
     for (path, listed) in &change.listings {
-        let now = base.list(path).map_err(|error| StageError::failed("list", path, error))?;
-        if now != **listed {
+        if is_stopped() {
+            return Err(StageError::Stopped);
+        }
+        let now = match base.list(path, listed.len()) {
+            Ok(now) => Some(now),
+            // More than there was, or not there.
+            Err(Errno::NOMEM | Errno::NOENT | Errno::NOTDIR) => None,
+            Err(error) => return Err(StageError::failed("list", path, error)),
+        };
+        if now.as_ref() != Some(&**listed) {
             return Ok(Some(format!("what is in `{}` was changed by someone else", base.path().join(path).display())));
         }
     }
     Ok(None)
 }
 
+/// Renames something that is in the way.
+fn aside(parent: &OwnedFd, name: &str) -> Result<String, Errno> {
+    for number in 1..=ASIDES_MAX {
+        let aside = format!("{name}.before-estop-{number}");
+        match fs::renameat_with(parent, name, parent, &aside, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(aside),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Errno::EXIST)
+}
+
 /// Labels and access lists, as far as this process may set them.
 fn copy_attributes(file: &File, to: &File, path: &Path) {
     let mut names = vec![0_u8; 64 << 10];
     let Ok(length) = fs::flistxattr(file, &mut names[..]) else { return };
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    // Never what gives rights to whoever runs it.
+    let is_kept = |name: &&[u8]| name.starts_with(b"user.") || *name == b"system.posix_acl_access";
+    for name in names[..length].split(|byte| *byte == 0).filter(is_kept) {
         let mut value = vec![0_u8; 64 << 10];
         if let Ok(length) = fs::fgetxattr(file, name, &mut value[..]) {
             let set = fs::fsetxattr(to, name, &value[..length], fs::XattrFlags::empty());

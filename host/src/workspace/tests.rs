@@ -27,7 +27,11 @@ impl Kept {
 }
 
 impl Decisions for Kept {
-    fn home(&self) -> String {
+    fn store(&self) -> &str {
+        "here"
+    }
+
+    fn place(&self) -> String {
         "here".into()
     }
 
@@ -35,8 +39,8 @@ impl Decisions for Kept {
         Ok(self.0.lock().unwrap().entry(id.into()).or_default().clone())
     }
 
-    fn forget(&self, _: &Path) -> Result<(), crate::store::StoreError> {
-        self.0.lock().unwrap().clear();
+    fn forget(&self, id: &str) -> Result<(), crate::store::StoreError> {
+        self.0.lock().unwrap().remove(id);
         Ok(())
     }
 }

@@ -193,6 +193,46 @@ async fn each_function_answers_as_wasmtime_does() {
     both.same(json!(steps)).await;
 }
 
+/// What goes where something else was, or out of what goes.
+#[tokio::test]
+async fn moves_among_moves_are_made_as_wasmtime_makes_them() {
+    let both = Both::new();
+    let rename =
+        |path: &str, new: &str| json!({ "do": "rename", "at": "root", "path": path, "to": "root", "new_path": new });
+    let link = |path: &str, new: &str| json!({ "do": "link", "at": "root", "path": path, "to": "root", "new_path": new, "follow": false });
+    let at = |what: &str, path: &str| json!({ "do": what, "at": "root", "path": path });
+    let make = |path: &str| {
+        [
+            json!({ "do": "open", "at": "root", "path": path, "name": "x", "how": ["create", "write"] }),
+            json!({ "do": "write", "name": "x", "text": "made", "offset": 0 }),
+            json!({ "do": "close", "name": "x" }),
+        ]
+    };
+    let out_of_what_goes = [rename("a/b", "d"), at("unlink", "d/c"), at("remove-directory", "a")];
+    for steps in [
+        out_of_what_goes.to_vec(),
+        [&out_of_what_goes[..], &[at("create-directory", "d/c")]].concat(),
+        vec![rename("a", "t"), rename("old", "a"), rename("t", "old")],
+        vec![
+            rename("a/b", "old/dir/b2"),
+            at("remove-directory", "a"),
+            at("create-directory", "a"),
+            rename("old/dir/b2", "a/b"),
+        ],
+        [&[rename("old/a", "x")], &make("old/a")[..], &[rename("x", "a/b/c")]].concat(),
+        [&[at("unlink", "a/b/c"), at("remove-directory", "a/b")], &make("a/b")[..]].concat(),
+        vec![at("unlink", "old/dir/b"), at("create-directory", "old/dir/b"), at("create-directory", "old/dir/b/c")],
+        vec![link("old/a", "h"), at("unlink", "old/a"), rename("h", "old/a")],
+        [&[link("old/a", "h"), rename("old", "a/old")], &make("a/old/dir/new")[..], &[at("unlink", "a/old/a")]]
+            .concat(),
+        [&[at("create-directory", "n"), rename("a", "n/a")], &make("n/a/b/c")[..], &[rename("n", "a")]].concat(),
+        [&[rename("old/dir", "dir"), rename("dir", "old/dir")], &make("old/dir/b")[..]].concat(),
+        [&[link("b", "hard")], &make("hard")[..], &[rename("hard", "a/b/c")]].concat(),
+    ] {
+        both.same(json!(steps)).await;
+    }
+}
+
 /// Without `.`: Wasmtime takes a link before it for the link itself, where POSIX has what it leads to.
 fn path() -> impl Strategy<Value = String> {
     let name = prop_oneof![

@@ -114,7 +114,8 @@ async fn the_stage_is_hidden() {
     let answers = steps(&host, &files, tried).await;
     assert!(answers[..4].iter().all(|answer| answer.contains("not-permitted")), "{answers:?}");
     assert!(answers[4].contains("no-entry"), "{answers:?}");
-    assert_eq!(answers[5..], ["", ""]);
+    assert_eq!(answers[5], "");
+    assert!(answers[6].contains("not-permitted"), "{answers:?}");
 }
 
 /// To read is not to write.
@@ -177,6 +178,36 @@ async fn bounds_hold() {
     let answers = steps(&host, &files, json!(looks)).await;
     assert!(answers[0].contains("no-entry") && answers[29].contains("insufficient-memory"), "{answers:?}");
     assert_eq!(place.tree(), before);
+}
+
+/// What is not written takes no room, and a path that leads round and round comes to an end.
+#[tokio::test]
+async fn holes_and_long_ways_cost_little() {
+    use std::os::unix::fs::MetadataExt;
+    let place = Place::new();
+    for number in 0..40 {
+        let next = format!("{}round{}", "tree/../".repeat(400), number + 1);
+        symlink(next, place.folder.join(format!("round{number}"))).unwrap();
+    }
+    let host = place.host();
+    let files = files(&host).await;
+    let tried = json!([
+        open("sparse", &["create", "write", "read"]),
+        { "do": "set-size", "name": "x", "bytes": 1_u64 << 40 },
+        { "do": "write", "name": "x", "text": "end", "offset": (1_u64 << 40) + 5 },
+        { "do": "write", "name": "x", "text": "x", "offset": u64::MAX },
+        { "do": "write", "name": "x", "text": "x", "offset": i64::MAX },
+        { "do": "read", "name": "x", "bytes": 9, "offset": 1_u64 << 40 },
+        at("stat-at", "round0"),
+    ]);
+    let answers = steps(&host, &files, tried).await;
+    assert_eq!(answers[..3], ["", "", "3"]);
+    assert!(answers[3..5].iter().all(|answer| answer.contains("file-too-large")), "{answers:?}");
+    assert_eq!(answers[5], "\0\0\0\0\0end false");
+    assert!(answers[6].contains("loop"), "{answers:?}");
+    let found = fs::metadata(place.folder.join("sparse")).unwrap();
+    assert_eq!(found.len(), (1 << 40) + 8);
+    assert!(found.blocks() < 1000, "{} blocks", found.blocks());
 }
 
 /// What cannot be promised is refused, and says why.

@@ -75,7 +75,8 @@ impl InputStream for Input {
         match &mut self.state {
             Reading::Idle if size == 0 => Ok(Bytes::new()),
             Reading::Idle => {
-                self.state = self.begin(size);
+                // What is kept until the guest asks again.
+                self.state = self.begin(size.min(AHEAD_BYTES));
                 Ok(Bytes::new())
             }
             Reading::Begun(_) => Ok(Bytes::new()),

@@ -314,7 +314,7 @@ fn head(connection: &Connection, known: Head) -> rusqlite::Result<Head> {
     }
 }
 
-/// Only to find it again; what is decided is found by its id.
+/// For whoever looks at the table; what was decided is found by its id.
 fn path_text(path: &Path) -> Cow<'_, str> {
     path.to_string_lossy()
 }
@@ -478,8 +478,8 @@ impl Batch<'_> {
     }
 
     /// See [`Decisions::forget`](crate::store::Decisions::forget).
-    pub(super) fn forget_workspace(&self, path: &Path) -> Result<(), StoreError> {
-        self.execute("DELETE FROM workspace WHERE path = ?1", [path_text(path)]).map(drop)
+    pub(super) fn forget_workspace(&self, id: &str) -> Result<(), StoreError> {
+        self.execute("DELETE FROM workspace WHERE id = ?1", [id]).map(drop)
     }
 
     fn space(&self, space: &Space) -> Result<Option<(i64, u64)>, StoreError> {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::{Need, Overlay, Ready, Spill, Unready};
+use super::{Need, OPEN_FILES_MAX, Overlay, Ready, Spill, Unready};
 use crate::workspace::base::Time;
-use crate::workspace::content::{BLOCK_BYTES, Content, Missing, Piece, Slot};
+use crate::workspace::content::{BLOCK_BYTES, BLOCK_OVERHEAD_BYTES, Content, FILE_BYTES_MAX, Missing, Piece, Slot};
 use crate::workspace::node::{Kind, Node, NodeId};
 
 /// What may stay in memory at least (bytes): half of it stays, so that what a write needs is never what leaves.
@@ -56,8 +56,9 @@ impl Overlay {
 
     fn needs_file(&self, id: NodeId, node: &Node) -> Unready {
         match &node.origin {
-            Some(origin) => Unready::Need(Need::File { node: id, path: origin.path.clone(), stamp: origin.stamp }),
             None => Unready::Error(Errno::BADF),
+            Some(_) if self.open_files >= OPEN_FILES_MAX => Unready::Error(Errno::MFILE),
+            Some(origin) => Unready::Need(Need::File { node: id, path: origin.path.clone(), stamp: origin.stamp }),
         }
     }
 
@@ -67,6 +68,9 @@ impl Overlay {
         let offset = offset.unwrap_or(size);
         if bytes.is_empty() {
             return Ok(offset);
+        }
+        if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > FILE_BYTES_MAX) {
+            return Err(Errno::FBIG.into());
         }
         self.make_room(bytes.len())?;
         let missing = self.content(id)?.missing(offset, bytes.len());
@@ -115,9 +119,10 @@ impl Overlay {
         })
     }
 
-    pub(super) fn filled(&mut self, id: NodeId, number: u64, data: Vec<u8>) {
+    /// `is_wanted`: it may have been written, cut or put elsewhere since it was asked for.
+    pub(super) fn filled(&mut self, id: NodeId, number: u64, data: Vec<u8>, is_wanted: impl FnOnce(&Content) -> bool) {
         let Ok(content) = self.content_mut(id) else { return };
-        if content.in_memory(number).is_none() {
+        if is_wanted(content) {
             let delta = content.supply(number, data);
             self.account(id, delta);
         }
@@ -128,7 +133,7 @@ impl Overlay {
         if self.memory_bytes > self.limits.memory_bytes_max {
             let blocks = self.oldest(self.memory_bytes - self.limits.memory_bytes_max / 2);
             if !blocks.is_empty() {
-                return Err(Unready::Need(Need::Spill(blocks)));
+                return Err(Unready::Need(Need::Spill { blocks, age: self.age }));
             }
         }
         if self.held_bytes() + bytes as u64 > self.limits.bytes_max {
@@ -145,7 +150,7 @@ impl Overlay {
             let Some(data) = self.content(node).ok().and_then(|content| content.in_memory(number)).cloned() else {
                 continue;
             };
-            bytes += data.len() as u64;
+            bytes += (data.len() + BLOCK_OVERHEAD_BYTES) as u64;
             blocks.push(Spill { node, number, slot: self.slot(data.len()), data });
         }
         blocks
@@ -154,10 +159,12 @@ impl Overlay {
     fn slot(&mut self, bytes: usize) -> Slot {
         let bytes = bytes.next_power_of_two().clamp(SLOT_BYTES_MIN, BLOCK_BYTES) as u32;
         self.spilled_bytes += u64::from(bytes);
+        self.slots += 1;
+        let number = self.slots;
         if let Some(at) = self.free.iter().rposition(|slot| slot.bytes == bytes) {
-            return self.free.swap_remove(at);
+            return Slot { number, ..self.free.swap_remove(at) };
         }
-        let slot = Slot { at: self.spill_end, bytes };
+        let slot = Slot { number, at: self.spill_end, bytes };
         self.spill_end += u64::from(bytes);
         slot
     }

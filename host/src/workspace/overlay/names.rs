@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::{Last, Need, Overlay, Place, Ready, Unready};
+use super::{Last, NAME_BYTES, NAME_LISTED, Need, Overlay, Place, Ready, Unready};
 use crate::workspace::base::{Listed, Time};
 use crate::workspace::content::Content;
 use crate::workspace::node::{Directory, Kind, Node, NodeId};
@@ -15,6 +15,9 @@ use crate::workspace::path::Step;
 
 /// Length of what a symbolic link says (bytes), as in the kernel.
 const TARGET_BYTES_MAX: usize = 4095;
+
+/// Directories in one another: a path through more of them could not be named to the kernel.
+const DEPTH_MAX: usize = 2048;
 
 /// How something is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -104,7 +107,7 @@ impl Overlay {
         if self.node(place.directory)?.links == 0 {
             return Err(Errno::NOENT.into());
         }
-        if place.directory == self.root && self.hides(&name) {
+        if name == crate::workspace::HIDDEN {
             return Err(Errno::PERM.into());
         }
         self.may_write(place.directory)?;
@@ -128,6 +131,9 @@ impl Overlay {
         if place.node.is_some() {
             return Err(Errno::EXIST.into());
         }
+        if self.depth(place.directory) >= DEPTH_MAX {
+            return Err(Errno::NAMETOOLONG.into());
+        }
         self.add(&place, Node::new(Kind::Directory(Directory::default()), at), at).map(drop)
     }
 
@@ -149,7 +155,9 @@ impl Overlay {
             return Err(Errno::NOENT.into());
         }
         let link = Kind::Link(Some(OsString::from_vec(target.to_vec())));
-        self.add(&place, Node::new(link, at), at).map(drop)
+        self.add(&place, Node::new(link, at), at)?;
+        self.entries += target.len() / NAME_BYTES;
+        Ok(())
     }
 
     pub(crate) fn link(&mut self, from: NodeId, path: &[u8], to: NodeId, new_path: &[u8], at: Time) -> Ready<()> {
@@ -193,9 +201,9 @@ impl Overlay {
             }
         }
         self.may_write(old.directory)?;
-        // Its `..` changes.
-        if is_directory && old.directory != new.directory {
-            self.may_write(id)?;
+        self.may_leave(old.directory, id)?;
+        if let Some(replaced) = new.node {
+            self.may_leave(new.directory, replaced)?;
         }
         let new_name = self.may_name(&new)?;
         let links = self.node(id)?.links;
@@ -239,9 +247,25 @@ impl Overlay {
 
     fn remove(&mut self, place: &Place, id: NodeId, at: Time) -> Ready<()> {
         self.may_write(place.directory)?;
+        self.may_leave(place.directory, id)?;
         let Step::Name(name) = &place.name else { return Err(Errno::INVAL.into()) };
         self.set(place.directory, name, None, at)?;
         self.unlink(id, at);
+        Ok(())
+    }
+
+    /// Whether something may go away from where it is: a commit takes it into the stage first, which changes the `..` of a
+    /// directory, and leaves a sticky one alone to the owners.
+    fn may_leave(&self, directory: NodeId, id: NodeId) -> Ready<()> {
+        let node = self.node(id)?;
+        if node.is_directory() {
+            self.may_write(id)?;
+        }
+        if let (Some(from), Some(above)) = (&node.origin, &self.node(directory)?.origin)
+            && !from.stamp.may_be_taken_from(&above.stamp)
+        {
+            return Err(Errno::PERM.into());
+        }
         Ok(())
     }
 
@@ -257,6 +281,11 @@ impl Overlay {
         false
     }
 
+    fn depth(&self, directory: NodeId) -> usize {
+        let above = |id: &NodeId| self.nodes.get(*id).and_then(|node| node.parent);
+        std::iter::successors(Some(directory), above).take(DEPTH_MAX).count()
+    }
+
     fn is_empty(&self, id: NodeId) -> Ready<bool> {
         let listed = self.listed(id)?;
         let entries = &self.directory(id)?.entries;
@@ -270,7 +299,10 @@ impl Overlay {
         match (&node.origin, &self.directory(id)?.listed) {
             (None, _) => Ok(Arc::default()),
             (Some(_), Some(listed)) => Ok(Arc::clone(listed)),
-            (Some(origin), None) => Err(Unready::Need(Need::List { directory: id, path: origin.path.clone() })),
+            (Some(origin), None) => {
+                let names_max = self.limits.entries_max.saturating_sub(self.entries).saturating_mul(NAME_LISTED);
+                Err(Unready::Need(Need::List { directory: id, path: origin.path.clone(), names_max }))
+            }
         }
     }
 

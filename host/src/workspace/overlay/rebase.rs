@@ -11,8 +11,9 @@ use crate::workspace::base::{Base, Wait};
 use crate::workspace::node::{Directory, Entry, Kind, Node, NodeId};
 
 impl Overlay {
-    /// Reads the base, so not on the thread of a guest.
-    pub(in crate::workspace) fn rebase(&mut self, base: &Base) {
+    /// Reads the base, so not on the thread of a guest. Whether nothing is in the spill file any more.
+    pub(in crate::workspace) fn rebase(&mut self, base: &Base) -> bool {
+        self.age += 1;
         let paths = self.paths_of_open();
         let mut keep: HashSet<NodeId> = self.nodes.open().into_iter().collect();
         keep.insert(self.root);
@@ -31,7 +32,7 @@ impl Overlay {
                 None => self.nameless(id),
             }
         }
-        self.count_again();
+        self.count_again()
     }
 
     /// One path for each that is open and has one.
@@ -111,8 +112,8 @@ impl Overlay {
         }
     }
 
-    fn count_again(&mut self) {
-        let mut entries = 0;
+    fn count_again(&mut self) -> bool {
+        let (mut entries, mut open_files) = (0, 0);
         let mut memory_bytes = 0_i64;
         let mut slots = Vec::new();
         let mut blocks = Vec::new();
@@ -120,6 +121,7 @@ impl Overlay {
             match self.nodes.get(id).map(|node| &node.kind) {
                 Some(Kind::File(content)) => {
                     let held = content.held();
+                    open_files += usize::from(content.file.is_some());
                     memory_bytes -= held.bytes;
                     slots.extend(held.freed);
                     blocks.extend(content.numbers().map(|number| (id, number)));
@@ -128,11 +130,16 @@ impl Overlay {
                 _ => {}
             }
         }
-        self.entries = entries;
+        (self.entries, self.open_files) = (entries, open_files);
         self.memory_bytes = memory_bytes.unsigned_abs();
         self.spilled_bytes = slots.iter().map(|slot| u64::from(slot.bytes)).sum();
-        self.spill_end = slots.iter().map(|slot| slot.at + u64::from(slot.bytes)).max().unwrap_or(0);
+        // Somebody may still be writing where there is no block any more: what is free in a file that stays in use is not
+        // used again.
         self.free.clear();
         self.in_memory = blocks.into();
+        if slots.is_empty() {
+            self.spill_end = 0;
+        }
+        slots.is_empty()
     }
 }
