@@ -182,29 +182,35 @@ async fn killed_at_any_moment_of_a_commit_everything_is_changed_or_nothing() {
     let host = host(&home, &folder).await;
     let (edit, files) = (load(&host, "edit").await, load(&host, "files").await);
     drop(edit);
-    let component = guests::path("edit").display().to_string();
-    let states = [state(&folder, "alpha"), state(&folder, "beta")];
+    let [component, swapper] = ["edit", "files"].map(|guest| guests::path(guest).display().to_string());
+    // Which word it is, and what is where.
+    let states = [state(&folder, "alpha"), state(&folder, "beta")].map(|tree| [tree.clone(), swapped(&folder, tree)]);
+    let states = states.concat();
     let mut now = 0;
     let mut met = Met::default();
     let mut commit = Duration::from_millis(3);
     let mut seen = 0;
     let mut chance = ledger::Chance::new("kills in the commit of an edit");
     for kill in 0..KILLS {
-        let words = [["alpha", "beta"], ["beta", "alpha"]][now];
-        let input = rename(words[0], words[1]).to_string();
-        let mut child = run(home.home(), &component, &folder, &input);
+        let words = [["alpha", "beta"], ["beta", "alpha"]][now / 2];
+        let (next, mut child) = if kill % 2 == 0 {
+            let input = rename(words[0], words[1]).to_string();
+            ((now + 2) % 4, run(home.home(), [&component, "replace", "-i", &input], &folder))
+        } else {
+            (now ^ 1, run(home.home(), [&swapper, "swap", "-i", "{}"], &folder))
+        };
         let is_killed = kill_in_commit(&mut child, &folder, &mut commit, &mut chance);
         let left = folder.join(".estop-workspace").exists();
         let as_found = tree(&folder);
         // Whoever comes next finishes it.
-        let looked = host.agent("default").call(&files, "steps", json!({ "root": "/", "steps": [] })).start();
-        completed(&within(looked.outcome()).await);
+        look(&host, &files).await;
         let found = tree(&folder);
         let Some(state) = states.iter().position(|state| *state == found) else {
             let odd: Vec<_> =
                 found.keys().filter(|path| states.iter().all(|state| state.get(*path) != found.get(*path))).collect();
             panic!("kill {kill}: neither before nor after: {odd:?}");
         };
+        assert!(state == now || state == next, "kill {kill}: it did something else");
         let commits = commits_since(&host, &mut seen).await;
         assert_eq!(commits, usize::from(state != now), "kill {kill}: the log says otherwise");
         match (is_killed, state != now) {
@@ -244,12 +250,46 @@ fn state_of(tree: Tree, word: &str) -> Tree {
     tree.into_iter().map(|(path, before)| (path, content(before))).collect()
 }
 
-fn run(home: &Home, component: &str, folder: &Path, input: &str) -> Child {
+/// Enters the folder as any call does. A disk that is slow for a moment keeps it out.
+async fn look(host: &Host, files: &Component) {
+    within(async {
+        loop {
+            let call = host.agent("default").call(files, "steps", json!({ "root": "/", "steps": [] })).start();
+            let outcome = call.outcome().await;
+            match &outcome.end {
+                End::Refused(why) if why.contains("the log has been waiting") => {}
+                _ => return drop(completed(&outcome).clone()),
+            }
+        }
+    })
+    .await;
+}
+
+/// As the guest's `swap` does it.
+fn swapped(folder: &Path, tree: Tree) -> Tree {
+    let swaps = [("src/0", "src/1"), ("src/2/file2.txt", "src/3/file3.txt")];
+    let other = |path: PathBuf| {
+        for (one, other) in swaps {
+            let (one, other) = (folder.join(one), folder.join(other));
+            for (from, to) in [(&one, &other), (&other, &one)] {
+                match path.strip_prefix(from) {
+                    Ok(rest) if rest.as_os_str().is_empty() => return to.clone(),
+                    Ok(rest) => return to.join(rest),
+                    Err(_) => {}
+                }
+            }
+        }
+        path
+    };
+    tree.into_iter().map(|(path, content)| (other(path), content)).collect()
+}
+
+fn run(home: &Home, words: [&str; 4], folder: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_estop"));
     for variable in ["ESTOP_LOG", "ESTOP_HOME", "RUST_BACKTRACE"] {
         command.env_remove(variable);
     }
-    command.args(["run", component, "replace", "-i", input, "--home"]).arg(home.path()).arg("--workspace").arg(folder);
+    command.arg("run").args(words).arg("--home").arg(home.path()).arg("--workspace").arg(folder);
     command.env("XDG_RUNTIME_DIR", home.path().parent().unwrap());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }

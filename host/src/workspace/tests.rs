@@ -337,7 +337,7 @@ fn copy_out_links(folder: &Path) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
     #[test]
     fn an_overlay_answers_as_a_directory_does(steps in prop::collection::vec(what(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use estop::store::sqlite::Sqlite;
 use estop::{
-    Call, CallLimits, Cause, Component, End, Grantee, Grants, Home, Host, HostBuilder, Outcome, Source, WorkspaceGrant,
-    WorkspaceLimits,
+    Call, CallBuilder, CallLimits, Cause, Component, End, Grantee, Grants, Home, Host, HostBuilder, Outcome, Source,
+    WorkspaceGrant, WorkspaceLimits,
 };
 use estop_tests::{PATIENCE, guests, small, within};
 use serde_json::{Value, json};
@@ -62,29 +62,64 @@ impl Place {
     }
 }
 
-async fn files(host: &Host) -> Component {
-    host.load(Source::file(guests::path("files"))).await.unwrap()
+/// These tests write much, and a disk that is slow for a moment keeps calls out: then they are made again.
+fn is_for_the_disk(why: &str) -> bool {
+    why.contains("the log has been waiting")
 }
 
-fn start(host: &Host, files: &Component, tool: &str, input: Value) -> Call {
-    host.agent("tester").call(files, tool, input).start()
+async fn files(host: &Host) -> Component {
+    within(async {
+        loop {
+            match host.load(Source::file(guests::path("files"))).await {
+                Err(error) if is_for_the_disk(&error.to_string()) => tokio::task::yield_now().await,
+                loaded => return loaded.unwrap(),
+            }
+        }
+    })
+    .await
 }
 
 async fn call(host: &Host, files: &Component, tool: &str, input: Value) -> Arc<Outcome> {
-    within(start(host, files, tool, input).outcome()).await
+    ended(|| host.agent("tester").call(files, tool, input.clone())).await
 }
 
-/// Until it says so for the nth time.
-async fn says(call: &Call, done: u64) {
-    let mut progress = call.progress();
-    progress.mark_changed();
+async fn ended(prepare: impl Fn() -> CallBuilder) -> Arc<Outcome> {
     within(async {
-        while progress.borrow_and_update().as_ref().is_none_or(|now| now.done < done) {
-            assert!(call.try_outcome().is_none(), "{:?}", call.try_outcome());
-            progress.changed().await.unwrap();
+        loop {
+            let call = prepare().start();
+            let outcome = call.outcome().await;
+            if !matches!(&outcome.end, End::Refused(why) if is_for_the_disk(why)) {
+                return outcome;
+            }
         }
     })
-    .await;
+    .await
+}
+
+/// A call that has said so for the nth time.
+async fn says(host: &Host, files: &Component, tool: &str, done: u64) -> Call {
+    saying(|| host.agent("tester").call(files, tool, json!({})), done).await
+}
+
+async fn saying(prepare: impl Fn() -> CallBuilder, done: u64) -> Call {
+    within(async {
+        'again: loop {
+            let call = prepare().start();
+            let mut progress = call.progress();
+            progress.mark_changed();
+            while progress.borrow_and_update().as_ref().is_none_or(|now| now.done < done) {
+                tokio::select! {
+                    changed = progress.changed() => changed.unwrap(),
+                    outcome = call.outcome() => match &outcome.end {
+                        End::Refused(why) if is_for_the_disk(why) => continue 'again,
+                        end => panic!("{end:?}"),
+                    },
+                }
+            }
+            return call;
+        }
+    })
+    .await
 }
 
 async fn stop(call: &Call) -> Arc<Outcome> {
@@ -156,5 +191,3 @@ fn answers(output: &Value) -> Vec<String> {
     };
     output.as_array().unwrap().iter().map(answer).collect()
 }
-
-const SOON: Duration = Duration::from_secs(1);

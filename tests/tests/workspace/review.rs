@@ -19,11 +19,11 @@ async fn whoever_agrees_has_seen_everything() {
     let files = files(&host).await;
     let seen: Arc<Mutex<Option<(Changes, Tree)>>> = Arc::default();
     let (see, folder) = (Arc::clone(&seen), place.folder.clone());
-    let call = edit(&host, &files).review(move |changes| {
+    let review = move |changes| {
         *see.lock().unwrap() = Some((changes, tree(&folder)));
         async { true }
-    });
-    let outcome = within(call.start().outcome()).await;
+    };
+    let outcome = ended(|| edit(&host, &files).review(review.clone())).await;
     completed(&outcome);
     assert_eq!(place.tree(), edited(&before));
     let (changes, then) = seen.lock().unwrap().take().unwrap();
@@ -75,11 +75,11 @@ async fn what_has_changed_while_somebody_thought_about_it_is_a_conflict() {
     let host = place.host();
     let files = files(&host).await;
     let kept = place.folder.join("kept.txt");
-    let call = edit(&host, &files).review(move |_| {
+    let review = move |_| {
         fs::write(&kept, "by someone else").unwrap();
         async { true }
-    });
-    let outcome = within(call.start().outcome()).await;
+    };
+    let outcome = ended(|| edit(&host, &files).review(review.clone())).await;
     assert_eq!(outcome.end.status(), "conflict", "{:?}", outcome.end);
     assert!(!place.folder.join("new.txt").exists());
 }
@@ -93,13 +93,18 @@ async fn a_review_that_never_ends_is_stopped() {
     let host = place.builder().clock(clock.clone()).grant(Grantee::everyone(), grants).build().unwrap();
     let files = files(&host).await;
     let count = asked.clone();
-    let call = edit(&host, &files).deadline(Duration::from_secs(10)).review(move |_| {
+    let review = move |_| {
         count.add();
         std::future::pending()
-    });
-    let call = call.start();
+    };
+    let other = || host.agent("tester").call(&files, "edit_and_spin", json!({})).deadline(Duration::from_secs(10));
+    let other = saying(other, 1).await;
+    let call = edit(&host, &files).deadline(Duration::from_secs(10)).review(review).start();
     within(asked.reached(1)).await;
     clock.advance(Duration::from_secs(3600));
+    // By now deadlines have been looked at.
+    let late = within(other.outcome()).await;
+    assert!(matches!(&late.end, End::Stopped(stopped) if stopped.cause == Cause::Deadline), "{:?}", late.end);
     let outcome = stop(&call).await;
     let End::Stopped(stopped) = &outcome.end else { panic!("{:?}", outcome.end) };
     assert_eq!(stopped.cause, Cause::Operator, "its deadline ran on");

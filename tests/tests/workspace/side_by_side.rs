@@ -208,13 +208,16 @@ async fn moves_among_moves_are_made_as_wasmtime_makes_them() {
             json!({ "do": "close", "name": "x" }),
         ]
     };
-    let out_of_what_goes = [rename("a/b", "d"), at("unlink", "d/c"), at("remove-directory", "a")];
+    let out_of_what_goes =
+        [rename("a/b", "d"), at("unlink", "d/c"), at("unlink", "a/loop"), at("remove-directory", "a")];
+    let look = |path: &str| json!({ "do": "stat-at", "at": "root", "path": path, "follow": false });
     for steps in [
         out_of_what_goes.to_vec(),
         [&out_of_what_goes[..], &[at("create-directory", "d/c")]].concat(),
         vec![rename("a", "t"), rename("old", "a"), rename("t", "old")],
         vec![
             rename("a/b", "old/dir/b2"),
+            at("unlink", "a/loop"),
             at("remove-directory", "a"),
             at("create-directory", "a"),
             rename("old/dir/b2", "a/b"),
@@ -228,6 +231,7 @@ async fn moves_among_moves_are_made_as_wasmtime_makes_them() {
         [&[at("create-directory", "n"), rename("a", "n/a")], &make("n/a/b/c")[..], &[rename("n", "a")]].concat(),
         [&[rename("old/dir", "dir"), rename("dir", "old/dir")], &make("old/dir/b")[..]].concat(),
         [&[link("b", "hard")], &make("hard")[..], &[rename("hard", "a/b/c")]].concat(),
+        [&[link("b", "hard"), look("b")], &make("new")[..], &[rename("new", "b"), look("hard"), look("b")]].concat(),
     ] {
         both.same(json!(steps)).await;
     }

@@ -157,8 +157,7 @@ async fn what_is_not_granted_is_not_there() {
     let files = files(&host).await;
     let refused = call(&host, &files, "steps", json!({ "root": "/", "steps": [] })).await;
     assert_eq!(refused.end.status(), "failed", "{:?}", refused.end);
-    let granted = host.agent("somebody").call(&files, "steps", json!({ "root": "/", "steps": [] })).start();
-    let outcome = within(granted.outcome()).await;
+    let outcome = ended(|| host.agent("somebody").call(&files, "steps", json!({ "root": "/", "steps": [] }))).await;
     completed(&outcome);
 }
 
@@ -171,7 +170,8 @@ async fn bounds_hold() {
     let host = place.granting(WorkspaceGrant::new(&place.folder).limits(limits));
     let files = files(&host).await;
     let much = call(&host, &files, "write_much", json!({ "path": "big", "bytes": 2 << 20, "spin": false })).await;
-    assert_eq!(much.end.status(), "failed", "{:?}", much.end);
+    // When it writes, not when it commits.
+    assert!(matches!(&much.end, End::Failed(failure) if failure.code == "io"), "{:?}", much.end);
     let many = call(&host, &files, "write_many", json!({ "count": 30, "bytes": 1, "text": "x" })).await;
     assert_eq!(many.end.status(), "failed", "{:?}", many.end);
     let looks: Vec<_> = (0..30).map(|number| at("stat-at", &format!("missing{number}"))).collect();

@@ -12,6 +12,8 @@ estop_tool::export!(
     plain::edit_and_fail,
     plain::edit_commit_edit,
     plain::copy,
+    plain::count_commits,
+    plain::swap,
     plain::edit_and_wait,
     steps::steps,
 );

@@ -182,3 +182,27 @@ pub fn edit_and_wait() -> Result<(), ToolError> {
     }
     Ok(())
 }
+
+/// Writes the number of each commit into some files, and commits, for ever.
+#[estop_tool::tool]
+pub fn count_commits() -> Result<(), ToolError> {
+    for number in 1_u64.. {
+        for file in 0..5 {
+            fs::write(format!("count{file}.txt"), number.to_string()).map_err(failed)?;
+        }
+        commit()?;
+        progress(number, None, "committed");
+    }
+    Ok(())
+}
+
+/// Puts each of two folders, and each of two files, in the place of the other.
+#[estop_tool::tool]
+pub fn swap() -> Result<(), ToolError> {
+    for (one, other) in [("src/0", "src/1"), ("src/2/file2.txt", "src/3/file3.txt")] {
+        fs::rename(one, "between").map_err(failed)?;
+        fs::rename(other, one).map_err(failed)?;
+        fs::rename("between", other).map_err(failed)?;
+    }
+    Ok(())
+}
