@@ -396,7 +396,7 @@ fn not_carried_out(why: String) -> End {
     let message = format!(
         "it is committed, and the files could not be changed yet: {why}; the workspace is locked until they are"
     );
-    End::Failed(Failure { code: "workspace".into(), message, retryable: false, data: None })
+    End::Failed(Failure { code: "not-carried-out".into(), message, retryable: false, data: None })
 }
 
 fn commit_unknown(why: String) -> End {

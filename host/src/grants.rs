@@ -129,8 +129,13 @@ pub enum GrantError {
     #[error("a workspace is seen at an absolute path such as `/` or `/data`, not at `{0}`")]
     At(String),
     /// A guest would see only one of them.
-    #[error("two workspaces would be seen at `{0}` by the same call")]
+    #[error(
+        "two workspaces would be seen at `{0}` by the same call: give one of them another place (`at`, or `=PATH`)"
+    )]
     Twice(String),
+    /// What a call changes in one of them it would not see in the other.
+    #[error("the same call would see the workspace `{}` twice: grant it once", .0.display())]
+    Again(PathBuf),
     /// What one call commits would be another folder's affair, too.
     #[error("the workspaces `{}` and `{}` overlap: grant one of them", .0.display(), .1.display())]
     Nested(PathBuf, PathBuf),
@@ -170,11 +175,11 @@ impl GrantTable {
                 return Err(GrantError::Nested(path.to_owned(), other.to_owned()));
             }
         }
-        for (_, all) in &opened {
-            for (number, (at, workspace)) in all.iter().enumerate() {
-                if all[number + 1..].iter().any(|(_, other)| other.path() == workspace.path()) {
-                    return Err(GrantError::Twice(at.clone()));
-                }
+        let each =
+            || opened.iter().flat_map(|(who, all)| all.iter().map(move |(_, workspace)| (who, workspace.path())));
+        for (number, (who, path)) in each().enumerate() {
+            if each().skip(number + 1).any(|(other, same)| path == same && who.meets(other)) {
+                return Err(GrantError::Again(path.to_owned()));
             }
         }
         Ok(Self { rules: opened })
@@ -196,7 +201,10 @@ pub(crate) fn clash(rules: &[(Grantee, Grants)]) -> Option<&str> {
     })
 }
 
-/// Where the halts of the machine are, and the sockets of its hosts.
+/// Where the halts of the machine are, and the sockets of hosts.
 fn machine() -> impl Iterator<Item = PathBuf> {
-    ["/var/lib/estop", "/run/estop"].into_iter().map(|path| Path::new(path).to_owned())
+    let fixed = ["/var/lib/estop", "/run/estop"].into_iter().map(|path| Path::new(path).to_owned());
+    #[cfg(feature = "control")]
+    let fixed = fixed.chain([crate::control::place::own_root()]);
+    fixed
 }

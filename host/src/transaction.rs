@@ -361,7 +361,7 @@ impl Transaction {
             StageError::Stopped => Committed::Interrupted,
             StageError::Failed(why) => Committed::Refused(StoreError::Workspace(why)),
         };
-        if let Some(review) = self.workspaces.reviewer() {
+        if let Some(review) = self.workspaces.reviewer().filter(|_| self.size() != Size::default()) {
             let changes = self.workspaces.describe(&core.io.handle).await.map_err(over)?;
             match reviewed(core, call, &review, changes).await {
                 Some(true) => {}

@@ -44,6 +44,12 @@ async fn a_gibibyte_is_rolled_back() {
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     let left = bytes(home.home().path());
     assert!(left < 64 << 20, "{left} bytes are left");
+    // Nor in a file that has no name.
+    let open = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let nameless = |path: &std::path::PathBuf| {
+        path.starts_with(home.home().path()) && path.to_string_lossy().ends_with("(deleted)")
+    };
+    assert_eq!(open.filter(nameless).collect::<Vec<_>>(), [] as [&Path; 0]);
 }
 
 fn bytes(folder: &Path) -> u64 {

@@ -112,5 +112,6 @@ pub fn failed(what: &str, path: &str, error: &std::io::Error) -> ToolError {
         std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::OutOfMemory => "quota",
         _ => "io",
     };
-    ToolError::failed(code, format!("cannot {what} `{path}`: {error}"))
+    let hint = if path == "." { "; no folder is granted at `/`: `--workspace DIR`" } else { "" };
+    ToolError::failed(code, format!("cannot {what} `{path}`: {error}{hint}"))
 }

@@ -101,7 +101,8 @@ pub fn search(input: Query) -> Result<Answer, ToolError> {
     }
     let start = input.path.as_deref().map_or(Ok(".".to_owned()), inside)?;
     if !Path::new(&start).exists() {
-        return Err(ToolError::failed("not-found", format!("there is no `{start}`")));
+        let hint = if start == "." { "; no folder is granted at `/`: `--workspace DIR`" } else { "" };
+        return Err(ToolError::failed("not-found", format!("there is no `{start}`{hint}")));
     }
     let mut searcher = SearcherBuilder::new()
         .binary_detection(BinaryDetection::quit(0))

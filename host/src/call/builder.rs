@@ -144,8 +144,8 @@ impl CallBuilder {
         self
     }
 
-    /// Is asked before changes of files are committed, at commit points as at the end. If it does not agree, nothing of the
-    /// transaction is committed, and the call ends as `failed`, code `declined`. What the call has read is looked at again
+    /// Is asked before a call that was granted a workspace commits anything, at commit points as at the end. If it does not
+    /// agree, nothing of the transaction is committed, and the call ends as `failed`, code `declined`. What the call has read is looked at again
     /// after that. The time that it takes is not billed to the deadline, and a stop ends it.
     pub fn review<F>(mut self, reviewer: impl Fn(Changes) -> F + Send + Sync + 'static) -> Self
     where
@@ -159,6 +159,7 @@ impl CallBuilder {
     /// instruction.
     pub fn start(self) -> Call {
         let Self { core, agent, tool, parent, request } = self;
+        let grants = request.granted.iter().map(|(at, workspace)| workspace.in_words(at)).collect();
         let identity = Identity {
             agent,
             tool,
@@ -166,7 +167,7 @@ impl CallBuilder {
             parent,
             grace: request.limits.grace,
             priority: request.priority,
-            live: Live::new(core.now_ns(), request.limits.fuel),
+            live: Live::new(core.now_ns(), request.limits.fuel).granted(grants),
         };
         register(core, identity, |core, call| {
             core.workers.spawn(drive(Arc::clone(core), Arc::clone(call), request, trace::call(call)));

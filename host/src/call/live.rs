@@ -38,6 +38,9 @@ pub(crate) struct Live {
     bytes: AtomicU64,
     /// Changes in workspaces.
     pub(crate) tally: Arc<Tally>,
+    /// What it may use, in words.
+    #[cfg_attr(not(feature = "control"), expect(dead_code, reason = "only operators look at it"))]
+    pub(crate) grants: Vec<String>,
     host_call: AtomicU8,
     progress_ns: AtomicU64,
     effects: Mutex<Vec<(String, Arc<AtomicBool>)>>,
@@ -60,6 +63,7 @@ impl Live {
             writes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             tally: Arc::default(),
+            grants: Vec::new(),
             host_call: AtomicU8::new(0),
             progress_ns: AtomicU64::new(NEVER_NS),
             effects: Mutex::default(),
@@ -68,6 +72,11 @@ impl Live {
             #[cfg(feature = "cli")]
             program: None,
         }
+    }
+
+    /// What it may use, in words.
+    pub(super) fn granted(self, grants: Vec<String>) -> Self {
+        Self { grants, ..self }
     }
 
     /// What the call was asked, or `None` once it has ended: whoever keeps a handle does not keep that.

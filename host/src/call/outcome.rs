@@ -92,7 +92,7 @@ pub struct Attachment {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Failure {
     /// Short and stable, for programs. Codes that the host itself uses: `quota`, `output`, `store`, `workspace`,
-    /// `declined`, `commit-unknown`.
+    /// `not-carried-out`, `declined`, `commit-unknown`.
     pub code: String,
     /// For people and models.
     pub message: String,

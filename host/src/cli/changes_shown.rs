@@ -32,6 +32,9 @@ pub(super) fn diff(changes: &Changes) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{}", one(change).trim_end_matches('\n'));
     }
+    if changes.files.is_empty() {
+        text.push_str("no file is changed; its own state is\n");
+    }
     if changes.more {
         let _ = writeln!(text, "… and more: only the first {CHANGES_MAX} changes are shown");
     }
@@ -44,7 +47,11 @@ fn one(change: &FileChange) -> String {
     match (&change.from, &change.before, &change.after) {
         (_, None, None) => format!("times of {path}"),
         (_, Some(Shown::File(old)), Some(Shown::File(new))) if old == new => format!("times of {path}"),
-        (Some(from), None, Some(_)) => format!("moved {} to {path}", name(from)),
+        (Some(from), None, Some(new)) => match new {
+            // It may have been changed as well.
+            Shown::File(_) => format!("moved {} to {path}\n{}", name(from), hunks(&path, None, Some(new))),
+            _ => format!("moved {} to {path}", name(from)),
+        },
         (_, Some(old), None) if !matches!(old, Shown::File(_)) => format!("removed {} {path}", what(old)),
         (_, None, Some(new)) if !matches!(new, Shown::File(_)) => format!("new {} {path}", what(new)),
         (_, old @ (None | Some(Shown::File(_))), new @ (None | Some(Shown::File(_)))) => {

@@ -1,11 +1,19 @@
 //! What is granted on the command line.
 
+use std::path::Path;
+
 use crate::WorkspaceGrant;
 
 /// `DIR[:ro][=PATH]`
 pub(super) fn workspace(text: &str) -> Result<WorkspaceGrant, String> {
     let (folder, at) = match text.rsplit_once('=') {
+        Some((_, at)) if at.starts_with('/') && at.ends_with(":ro") => {
+            return Err("`:ro` stands before the `=`: DIR:ro=PATH".into());
+        }
         Some((folder, at)) if at.starts_with('/') => (folder, Some(at)),
+        Some((_, at)) if !Path::new(text.strip_suffix(":ro").unwrap_or(text)).exists() => {
+            return Err(format!("it is seen at an absolute path, not at `{at}`: DIR[:ro]=/PATH"));
+        }
         _ => (text, None),
     };
     let grant = match folder.strip_suffix(":ro") {
@@ -26,8 +34,7 @@ mod tests {
         assert_eq!(workspace("a/b:ro"), Ok(WorkspaceGrant::read_only("a/b")));
         assert_eq!(workspace("a=/data"), Ok(WorkspaceGrant::new("a").at("/data")));
         assert_eq!(workspace("a=b:ro=/data"), Ok(WorkspaceGrant::read_only("a=b").at("/data")));
-        assert_eq!(workspace("a=b"), Ok(WorkspaceGrant::new("a=b")));
-        for nothing in ["", ":ro", "=/data", ":ro=/data"] {
+        for nothing in ["", ":ro", "=/data", ":ro=/data", "a=/data:ro", "a=b", "a=b:ro"] {
             assert!(workspace(nothing).is_err(), "{nothing}");
         }
     }

@@ -53,7 +53,7 @@ A configuration; only the path of each tool has to be there:
    digest = \"sha256:…\"               # nothing else is loaded
    [[grants]]                        # nothing is granted beyond a tool's own state, but what stands here
    component = \"notes\"               # and `agent`, and `tool`: for whom; for everybody, if nothing is said
-   workspaces = [{ path = \"docs\", write = true }]    # seen at \"/\", or where `at` says
+   workspaces = [{ path = \"docs\", write = true }]    # read only without `write`; at \"/\" without `at`
    [limits]                          # of each call; whoever calls may ask for less
    priority = 100                    # 0 to 255, higher is more urgent
    deadline = \"30s\"

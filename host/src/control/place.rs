@@ -238,7 +238,7 @@ fn mode_in(folder: &Path) -> Mode {
 }
 
 /// Where hosts of this user are offered.
-fn own_root() -> PathBuf {
+pub(crate) fn own_root() -> PathBuf {
     let user = rustix::process::geteuid().as_raw();
     let service = Path::new(SERVICES).join(user.to_string());
     if service.is_dir() {

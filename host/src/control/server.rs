@@ -576,7 +576,7 @@ impl Desk {
                 ago_us: ago(at_ns),
             }),
             children: children.get(&call.id).copied().unwrap_or(0),
-            grants: Vec::new(),
+            grants: call.live.grants.clone(),
             stopped,
             program,
         }

@@ -1,6 +1,6 @@
 //! Reading the folder under a workspace.
 //!
-//! Invariant: nothing here changes the folder, and no path leads out of it: names are resolved by the kernel beneath the
+//! Invariant: nothing here changes the folder, and nothing is opened outside of it: names are resolved by the kernel beneath the
 //! folder's own descriptor, without following a symbolic link and without leaving its file system. Nothing but regular
 //! files is ever opened for reading, so nothing waits for whoever is at the other end of a pipe.
 

@@ -30,7 +30,7 @@ pub struct Changes {
     pub more: bool,
 }
 
-/// One path, before and after. Neither means that only its times change.
+/// One path, before and after. The same means that only its times change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileChange {
     /// In the workspace.

@@ -1,6 +1,7 @@
 //! An overlay in use: fetches what it lacks, without waiting for a disk on the thread of a guest.
 //!
-//! Invariant: the lock is held while the overlay computes, never while anything is read or written.
+//! Invariant: the lock is held while the overlay computes, never while anything is read or written; except after a commit,
+//! when no guest runs.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -20,7 +21,7 @@ use super::content::Piece;
 use super::node::NodeId;
 use super::overlay::{Need, Overlay, Ready, Spill, Supply, Unready};
 
-/// What one operation may lack, one after the other: a path has at most some 80,000 steps with all links followed.
+/// What one operation may lack, one after the other: something for each step of two paths, and more than enough for a file.
 const NEEDS_MAX: usize = 100_000;
 /// Of those, between two moments at which the call can be stopped.
 const NEEDS_BETWEEN: usize = 4;

@@ -88,6 +88,12 @@ impl Workspace {
         self.base.path()
     }
 
+    /// For whoever looks at a call.
+    pub(crate) fn in_words(&self, at: &str) -> String {
+        let how = if self.is_read_only { "read" } else { "read and write" };
+        format!("{how} {} at {at}", self.base.path().display())
+    }
+
     /// What a call sees of it, once nothing is left undone there.
     async fn enter(
         self: &Arc<Self>,
@@ -167,7 +173,7 @@ impl Workspaces {
             let files = workspace.enter(store, tally, spill_folder, io).await?;
             all.push(Granted { at: at.clone(), workspace: Arc::clone(workspace), files });
         }
-        // So that two calls with the same workspaces do not wait for each other.
+        // So that two calls with the same workspaces cannot wait for each other for ever.
         all.sort_by(|one, other| one.workspace.path().cmp(other.workspace.path()));
         Ok(Self { all, reviewer, ..Self::default() })
     }
@@ -194,7 +200,7 @@ impl Workspaces {
 
     /// Who has to agree before this is committed, if anybody has to.
     pub(crate) fn reviewer(&self) -> Option<Reviewer> {
-        self.reviewer.clone().filter(|_| self.changes().0 > 0)
+        self.reviewer.clone()
     }
 
     /// What a commit would change.

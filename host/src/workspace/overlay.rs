@@ -41,7 +41,8 @@ const NAME_LISTED: usize = 4;
 pub struct WorkspaceLimits {
     /// What it has written and not committed (bytes; of the spill file whole blocks count).
     pub bytes_max: u64,
-    /// Files, directories and names that it has looked at or changed.
+    /// Files, directories and names that it has looked at or changed. The target of a link counts as one for each 256 bytes,
+    /// and so do four names of a listing.
     pub entries_max: usize,
     /// What of `bytes_max` stays in memory (bytes); the rest is in a private file that has no name.
     pub memory_bytes_max: u64,

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -176,6 +176,7 @@ impl Stage {
             let staged = self.make_one(files, made, change.made.len() <= SYNCS_MAX, &mut left_bytes, is_stopped);
             staged.map_err(|error| match error {
                 Errno::CANCELED => StageError::Stopped,
+                Errno::STALE => StageError::Conflict(changed_meanwhile(files, made)),
                 error => StageError::failed("stage", &self.path.join(&made.name), error),
             })?;
         }
@@ -488,7 +489,15 @@ fn aside(parent: &OwnedFd, name: &str) -> Result<String, Errno> {
     Err(Errno::EXIST)
 }
 
-/// Labels and access lists, as far as this process may set them.
+fn changed_meanwhile(files: &Files, made: &Made) -> String {
+    let path = match &made.what {
+        What::File { origin: Some((path, _)), .. } | What::OfBase(path, _) => files.base.path().join(path),
+        _ => files.base.path().to_owned(),
+    };
+    format!("`{}` was changed by someone else", path.display())
+}
+
+/// The `user.` attributes and the access list, as far as this process may set them.
 fn copy_attributes(file: &File, to: &File, path: &Path) {
     let mut names = vec![0_u8; 64 << 10];
     let Ok(length) = fs::flistxattr(file, &mut names[..]) else { return };
@@ -511,10 +520,4 @@ fn spec(time: Time) -> Timespec {
 
 fn hex(text: &[u8]) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-impl AsFd for Stage {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.folder.as_fd()
-    }
 }

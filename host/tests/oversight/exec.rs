@@ -246,7 +246,11 @@ fn a_program_has_its_grace_and_is_not_said_to_be_halted_before_it_is() {
     assert_eq!(programs.machine.ps()["calls"][0]["state"], json!("warned"));
     let halt = halted["halt"]["halt"].as_str().unwrap();
     programs.machine.estop(&["lift", halt, "--reason", "too early"]).has(6, &["still stopping"]);
-    deaf.ended().has(11, &["nothing of it was left after 3s"]);
+    // At the end of its grace, or when a busy machine gets to it.
+    let ended = deaf.ended().has(11, &[]);
+    let (_, after) = ended.stderr.split_once("nothing of it was left after ").unwrap();
+    let after = humantime::parse_duration(after.split(';').next().unwrap()).unwrap();
+    assert!(after >= Duration::from_secs(3), "{ended:?}");
     assert_eq!(programs.alive(), [0; 0]);
 
     // Whoever stops it may grant another grace, and a halt ends that.
@@ -306,10 +310,11 @@ fn no_program_outlives_an_acknowledged_halt_that_races_its_start() {
                 assert_eq!(alive, [0; 0], "round {round}: {halted:?}");
                 reached += 1;
             }
-            // Nobody was there yet: who comes later finds it.
+            // Nobody was there yet: who comes later finds it. Or one was there, has met the halt on the disk, has ended, and
+            // has not been asked in the time that it waits for that.
             Some(8) if halted.stderr.contains("no host process was reached") => {
-                assert!(!has_run, "round {round}: it ran, and was not reached: {halted:?}");
-                too_early += 1;
+                assert!(!has_run || alive == [0; 0], "round {round}: it runs, and was not reached: {halted:?}");
+                too_early += u32::from(!has_run);
             }
             // On a machine that is busy, it may take longer than the halt waits.
             Some(8) => println!("round {round}: not confirmed in time: {}", halted.stdout),

@@ -93,7 +93,9 @@ impl Machine {
 
     pub(crate) fn remove_users(&self) {
         for (user, _) in USERS {
-            must("userdel", &[user]);
+            // What was killed may take a moment to be gone.
+            let gone = || tool("userdel", &[user]).code == Some(0);
+            until("nothing of a user to be left", gone);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Promises 2, 5, 8, 10 and 18 for files: a workspace is as it was before the call, or as the call has left it.
+//! Promises 4, 8 and 18 for files: a workspace is as it was before the call, or as the call has left it.
 
 mod plain;
 mod review;

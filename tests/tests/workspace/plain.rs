@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use estop::wasmtime;
-use wasmtime::component::{Component, Linker, types::ComponentItem};
+use wasmtime::component::{Component, Linker, Val, types::ComponentItem};
 use wasmtime::{Config, Engine, Store};
 use wasmtime_wasi::{FsPerms, ResourceTable, WasiCtx, WasiCtxView, WasiView};
 
@@ -15,6 +15,8 @@ mod bindings {
         exports: { default: async },
     });
 }
+
+use bindings::exports::estop::tool::tool::{Failure, Output};
 
 struct Ctx {
     wasi: WasiCtx,
@@ -39,7 +41,7 @@ impl Plain {
         let component = Component::new(&engine, wasm).unwrap();
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
-        // Of the contract there is nothing; the steps do not ask for it.
+        // Of the contract there is as much as a tool needs that is never interrupted.
         for (name, item) in component.component_type().imports(&engine) {
             let ComponentItem::ComponentInstance(instance) = item.ty else { continue };
             if !name.starts_with("estop:") && !name.starts_with("wasi:keyvalue") && !name.starts_with("wasi:logging") {
@@ -48,9 +50,18 @@ impl Plain {
             let mut linked = linker.instance(name).unwrap();
             for (function, item) in instance.exports(&engine) {
                 match item.ty {
-                    ComponentItem::ComponentFunc(_) => linked
-                        .func_new(function, |_, _, _, _| Err(wasmtime::Error::msg("there is no estop here")))
-                        .unwrap(),
+                    ComponentItem::ComponentFunc(_) => {
+                        let answer = match function {
+                            "interrupted" => Some(Val::Option(None)),
+                            "commit" => Some(Val::Result(Ok(None))),
+                            _ => None,
+                        };
+                        let answers = move |results: &mut [Val]| {
+                            results.iter_mut().zip(answer.clone()).for_each(|(result, answer)| *result = answer);
+                            Ok(())
+                        };
+                        linked.func_new(function, move |_, _, _, results| answers(results)).unwrap();
+                    }
                     ComponentItem::Resource(_) => linked
                         .resource(function, wasmtime::component::ResourceType::host::<()>(), |_, _| Ok(()))
                         .unwrap(),
@@ -62,11 +73,11 @@ impl Plain {
         Self { engine, pre }
     }
 
-    /// One call with a folder at `/`.
-    pub(crate) async fn call(&self, folder: &Path, tool: &str, input: &str) -> String {
+    /// What a call with a folder at `/` answers.
+    pub(crate) async fn run(&self, folder: &Path, tool: &str, input: &str) -> Result<Output, Failure> {
         let wasi = WasiCtx::builder().preopened_dir(folder, "/", FsPerms::ReadWrite).unwrap().build();
         let mut store = Store::new(&self.engine, Ctx { wasi, table: ResourceTable::new() });
         let guest = self.pre.instantiate_async(&mut store).await.unwrap();
-        guest.estop_tool_tool().call_call(&mut store, tool, input).await.unwrap().unwrap().json
+        guest.estop_tool_tool().call_call(&mut store, tool, input).await.unwrap()
     }
 }

@@ -47,8 +47,8 @@ impl Both {
         let files = files(&host).await;
         let input = json!({ "root": "/", "steps": steps });
         let ours = super::steps(&host, &files, steps.clone()).await;
-        let output = self.plain.call(&theirs, "steps", &input.to_string()).await;
-        let output: Value = serde_json::from_str(&output).unwrap();
+        let output = self.plain.run(&theirs, "steps", &input.to_string()).await.unwrap();
+        let output: Value = serde_json::from_str(&output.json).unwrap();
         for (number, (one, other)) in ours.iter().zip(answers(&output)).enumerate() {
             assert!(
                 alike(&steps[number], one, &other),

@@ -7,13 +7,13 @@ mod steps;
 estop_tool::export!(
     plain::write_many,
     plain::write_much,
-    plain::tree,
     plain::edit_and_spin,
     plain::edit_and_fail,
     plain::edit_commit_edit,
-    plain::copy,
     plain::count_commits,
     plain::swap,
+    plain::read_much,
+    plain::write_and_fail,
     plain::edit_and_wait,
     steps::steps,
 );

@@ -2,11 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::Path;
 
 use estop_tool::{ToolError, commit, progress};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 fn failed(error: std::io::Error) -> ToolError {
     ToolError::failed("io", error.to_string())
@@ -59,35 +58,6 @@ pub fn write_much(input: Much) -> Result<(), ToolError> {
 #[derive(Deserialize, JsonSchema)]
 pub struct Where {
     path: String,
-}
-
-#[derive(Serialize, JsonSchema)]
-pub struct Found {
-    path: String,
-    /// `None`: it is a directory.
-    content: Option<String>,
-}
-
-/// Everything below a path.
-#[estop_tool::tool(read_only)]
-pub fn tree(input: Where) -> Result<Vec<Found>, ToolError> {
-    let mut all = Vec::new();
-    let mut left = vec![input.path];
-    while let Some(here) = left.pop() {
-        for entry in fs::read_dir(&here).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let path = Path::new(&here).join(entry.file_name()).to_string_lossy().into_owned();
-            if entry.file_type().map_err(failed)?.is_dir() {
-                left.push(path.clone());
-                all.push(Found { path, content: None });
-            } else {
-                let content = fs::read(&path).map_err(failed)?;
-                all.push(Found { path, content: Some(String::from_utf8_lossy(&content).into_owned()) });
-            }
-        }
-    }
-    all.sort_by(|one, other| one.path.cmp(&other.path));
-    Ok(all)
 }
 
 /// Changes what is there in every way.
@@ -148,29 +118,6 @@ pub fn edit_commit_edit() -> Result<(), ToolError> {
     }
 }
 
-#[derive(Deserialize, JsonSchema)]
-pub struct Copy {
-    from: String,
-    to: String,
-}
-
-/// Copies a file by reading and writing.
-#[estop_tool::tool]
-pub fn copy(input: Copy) -> Result<u64, ToolError> {
-    let mut from = File::open(&input.from).map_err(failed)?;
-    let mut to = File::create(&input.to).map_err(failed)?;
-    let (mut buffer, mut bytes) = (vec![0; 1 << 16], 0);
-    loop {
-        match from.read(&mut buffer).map_err(failed)? {
-            0 => return Ok(bytes),
-            read => {
-                to.write_all(&buffer[..read]).map_err(failed)?;
-                bytes += read as u64;
-            }
-        }
-    }
-}
-
 /// Changes files, and ends when the clock has gone on for some seconds.
 #[estop_tool::tool]
 pub fn edit_and_wait() -> Result<(), ToolError> {
@@ -205,4 +152,24 @@ pub fn swap() -> Result<(), ToolError> {
         fs::rename("between", other).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Reads a file to its end, and says how long it is.
+#[estop_tool::tool(read_only)]
+pub fn read_much(input: Where) -> Result<u64, ToolError> {
+    let mut from = File::open(&input.path).map_err(failed)?;
+    let (mut buffer, mut bytes) = (vec![0; 1 << 16], 0);
+    loop {
+        match from.read(&mut buffer).map_err(failed)? {
+            0 => return Ok(bytes),
+            read => bytes += read as u64,
+        }
+    }
+}
+
+/// Writes one large file, and fails.
+#[estop_tool::tool]
+pub fn write_and_fail(input: Much) -> Result<(), ToolError> {
+    write_much(input)?;
+    Err(ToolError::failed("asked", "as it was told to"))
 }
