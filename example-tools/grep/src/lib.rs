@@ -32,6 +32,8 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 2000;
 /// Lines before and after each that matches, at most.
 const MAX_CONTEXT: usize = 20;
+/// Memory for the lines of a file, in bytes: one with longer lines is no text for people, and is left out.
+const MAX_HEAP_BYTES: usize = 8 << 20;
 /// Files between two reports of progress.
 const REPORT_EVERY: u64 = 64;
 
@@ -106,6 +108,7 @@ pub fn search(input: Query) -> Result<Answer, ToolError> {
     }
     let mut searcher = SearcherBuilder::new()
         .binary_detection(BinaryDetection::quit(0))
+        .heap_limit(Some(MAX_HEAP_BYTES))
         .before_context(input.context)
         .after_context(input.context)
         .build();

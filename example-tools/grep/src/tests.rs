@@ -76,6 +76,14 @@ fn answers_are_bounded() {
     assert_eq!(call(json!({ "pattern": "long" })).unwrap()["lines"][0]["text"].as_str().unwrap().len(), 512);
 }
 
+/// Nor does a file with one endless line keep the others from being found.
+#[test]
+fn a_line_without_end_takes_no_memory() {
+    let _place = place();
+    fs::write("a-long-line.txt", "fn ".repeat(10 << 20)).unwrap();
+    assert_eq!(lines(json!({ "pattern": "fn (one|two|three)" })).len(), 3);
+}
+
 #[test]
 fn what_cannot_be_meant_is_refused() {
     let _place = place();
