@@ -56,16 +56,15 @@ impl CallBuilder {
     pub(crate) fn new(core: Arc<Core>, agent: Arc<str>, component: Component, tool: String, input: Value) -> Self {
         let mut tool = tool;
         crate::interrupt::cut(&mut tool, crate::interrupt::TEXT_BYTES_MAX);
-        let component_name = Arc::clone(&component.inner.name);
         let request = Request {
             code: Arc::clone(&component.inner.code),
             name: Arc::clone(&component.inner.name),
+            granted: core.grants.of(&agent, &component.inner.name, &tool),
             component: Some(component),
             operation: Operation::Call(input),
             limits: core.call_limits.clone(),
             priority: core.call_limits.priority,
             refused: None,
-            granted: core.grants.of(&agent, &component_name, &tool),
             reviewer: None,
         };
         let refused = reserved(&agent);
@@ -145,8 +144,8 @@ impl CallBuilder {
     }
 
     /// Is asked before a call that was granted a workspace commits anything, at commit points as at the end. If it does not
-    /// agree, nothing of the transaction is committed, and the call ends as `failed`, code `declined`. What the call has read is looked at again
-    /// after that. The time that it takes is not billed to the deadline, and a stop ends it.
+    /// agree, nothing of the transaction is committed, and the call ends as `failed`, code `declined`. What the call has read
+    /// is looked at again after that. The time that it takes is not billed to the deadline, and a stop ends it.
     pub fn review<F>(mut self, reviewer: impl Fn(Changes) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = bool> + Send + 'static,

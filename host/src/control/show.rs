@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::protocol::{InputInfo, Shown};
 use super::server::{Desk, Peer, Refused, children};
 use crate::ids::CallId;
+use crate::tools::Hex;
 
 /// What is shown of an input (bytes).
 const INPUT_SHOWN_BYTES_MAX: usize = 1 << 20;
@@ -46,7 +47,7 @@ async fn show(
 }
 
 fn info(input: &str, with_text: bool) -> InputInfo {
-    let sha256 = Sha256::digest(input).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = Hex::of(&Sha256::digest(input).into()).as_str().to_owned();
     let text = with_text.then(|| input[..input.floor_char_boundary(INPUT_SHOWN_BYTES_MAX)].to_owned());
     InputInfo { bytes: input.len() as u64, sha256, text }
 }

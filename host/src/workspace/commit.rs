@@ -14,7 +14,7 @@ use ulid::Ulid;
 use super::base::Base;
 use super::files::Files;
 use super::plan::Plan;
-use super::stage::{Lock, Stage, StageError, changed};
+use super::stage::{Lock, Stage, StageError, still_as_read};
 use crate::store::Decisions;
 
 /// A commit that is ready to be decided.
@@ -67,9 +67,7 @@ pub(crate) fn stage(
         lock = Lock::take(base, false, is_stopped)?;
         finish(base, decisions)?;
     }
-    if let Some(what) = changed(base, &change, is_stopped)? {
-        return Err(StageError::Conflict(what));
-    }
+    still_as_read(base, &change, is_stopped)?;
     if only_reads {
         return Ok(Some(Staged { files: Arc::clone(files), ready: None, lock }));
     }
@@ -77,16 +75,9 @@ pub(crate) fn stage(
     let id = Ulid::generate().to_string();
     let (stage, digest) = Stage::fill(files, &change, &id, decisions, is_stopped)?;
     // That may have taken a while.
-    match changed(base, &change, is_stopped) {
-        Ok(None) => {}
-        Ok(Some(what)) => {
-            stage.remove(base);
-            return Err(StageError::Conflict(what));
-        }
-        Err(error) => {
-            stage.remove(base);
-            return Err(error);
-        }
+    if let Err(error) = still_as_read(base, &change, is_stopped) {
+        stage.remove(base);
+        return Err(error);
     }
     let decision = Decision { id, workspace: base.path().to_owned(), digest };
     let ready = Some(Ready { stage, plan: change.plan, decision });

@@ -164,13 +164,21 @@ impl Files {
         Arc::clone(&self.spill.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What came of it, or what it lacks.
+    fn attempt<T>(&self, work: impl FnOnce(&mut Overlay) -> Ready<T>) -> Result<Result<T, Need>, Errno> {
+        match self.counted(work) {
+            Ok(done) => Ok(Ok(done)),
+            Err(Unready::Need(need)) => Ok(Err(need)),
+            Err(Unready::Error(error)) => Err(error),
+        }
+    }
+
     /// Does something to the overlay, once everything that it lacks is there.
     pub(crate) async fn run<T>(&self, mut work: impl FnMut(&mut Overlay) -> Ready<T>) -> Result<T, Errno> {
         for number in 1..=NEEDS_MAX {
-            let need = match self.counted(&mut work) {
+            let need = match self.attempt(&mut work)? {
                 Ok(done) => return Ok(done),
-                Err(Unready::Error(error)) => return Err(error),
-                Err(Unready::Need(need)) => need,
+                Err(need) => need,
             };
             let supply = match fetch_now(&self.base, &need) {
                 Some(supply) => supply,
@@ -191,10 +199,9 @@ impl Files {
     /// As `run`, on a thread that may wait.
     pub(crate) fn run_here<T>(&self, mut work: impl FnMut(&mut Overlay) -> Ready<T>) -> Result<T, Errno> {
         for _ in 0..NEEDS_MAX {
-            let need = match self.counted(&mut work) {
+            let need = match self.attempt(&mut work)? {
                 Ok(done) => return Ok(done),
-                Err(Unready::Error(error)) => return Err(error),
-                Err(Unready::Need(need)) => need,
+                Err(need) => need,
             };
             let supply = fetch(&self.base, &self.spill(), &need);
             self.counted(|overlay| overlay.supply(need, supply))?;

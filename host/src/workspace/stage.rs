@@ -21,6 +21,7 @@ use super::base::{Base, Found, Time, Wait};
 use super::files::{Files, copy_here};
 use super::plan::{Change, Made, Plan, What};
 use crate::store::Decisions;
+use crate::tools::Hex;
 
 const MANIFEST: &str = "manifest.json";
 const UNFINISHED: &str = "manifest.new";
@@ -435,12 +436,8 @@ impl Places<'_> {
     }
 }
 
-/// What of the base has changed since it was read; names the first.
-pub(super) fn changed(
-    base: &Base,
-    change: &Change,
-    is_stopped: &dyn Fn() -> bool,
-) -> Result<Option<String>, StageError> {
+/// A conflict, if anything of the base has changed since it was read; names the first.
+pub(super) fn still_as_read(base: &Base, change: &Change, is_stopped: &dyn Fn() -> bool) -> Result<(), StageError> {
     // One more name for a file changes the time of its last change, and these are ours.
     let ours = |made: &Made| if let What::OfBase(path, _) = &made.what { Some(path.clone()) } else { None };
     let ours: HashSet<PathBuf> = change.made.iter().filter_map(ours).collect();
@@ -456,7 +453,7 @@ pub(super) fn changed(
             _ => false,
         };
         if !same {
-            return Ok(Some(format!("`{}` was changed by someone else", base.path().join(path).display())));
+            return Err(StageError::Conflict(changed_by_someone(&base.path().join(path))));
         }
     }
     for (path, listed) in &change.listings {
@@ -470,10 +467,11 @@ pub(super) fn changed(
             Err(error) => return Err(StageError::failed("list", path, error)),
         };
         if now.as_ref() != Some(&**listed) {
-            return Ok(Some(format!("what is in `{}` was changed by someone else", base.path().join(path).display())));
+            let what = format!("what is in {}", changed_by_someone(&base.path().join(path)));
+            return Err(StageError::Conflict(what));
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Renames something that is in the way.
@@ -494,6 +492,10 @@ fn changed_meanwhile(files: &Files, made: &Made) -> String {
         What::File { origin: Some((path, _)), .. } | What::OfBase(path, _) => files.base.path().join(path),
         _ => files.base.path().to_owned(),
     };
+    changed_by_someone(&path)
+}
+
+fn changed_by_someone(path: &Path) -> String {
     format!("`{}` was changed by someone else", path.display())
 }
 
@@ -519,5 +521,5 @@ fn spec(time: Time) -> Timespec {
 }
 
 fn hex(text: &[u8]) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    Hex::of(&Sha256::digest(text).into()).as_str().to_owned()
 }
