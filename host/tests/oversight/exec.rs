@@ -69,6 +69,19 @@ impl Programs {
         answer
     }
 
+    /// An agent's program as `ps` lists it, once that knows its process: a program may say something before.
+    #[track_caller]
+    fn listed(&self, agent: &str) -> Value {
+        let mut found = Value::Null;
+        until("the program's process to be listed", || {
+            let seen = self.machine.ps();
+            let call = seen["calls"].as_array().unwrap().iter().find(|call| call["agent"] == agent);
+            found = call.cloned().unwrap_or_default();
+            found["program"]["pid"].is_u64()
+        });
+        found
+    }
+
     /// Its living processes, without the supervisors.
     fn alive(&self) -> Vec<u32> {
         let entry = format!("{TOKEN}={}", self.token);
@@ -143,6 +156,11 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[track_caller]
+fn pid_of(call: &Value) -> u32 {
+    u32::try_from(call["program"]["pid"].as_u64().unwrap()).unwrap()
+}
+
+#[track_caller]
 fn only_call(answer: &Value) -> &Value {
     let calls: Vec<&Value> =
         answer["hosts"].as_array().unwrap().iter().flat_map(|host| host["calls"].as_array().unwrap()).collect();
@@ -174,14 +192,13 @@ fn a_halted_agents_program_is_gone_with_everything_that_it_has_started() {
     let survivor = Running::start(command);
     until("the other program", || beats(&beating) > 0);
 
-    let seen = evasive.machine.ps();
-    let call = seen["calls"].as_array().unwrap().iter().find(|call| call["agent"] == "a").unwrap().clone();
+    let call = evasive.listed("a");
     assert_eq!(
         (&call["tool"], &call["state"], &call["time_left_us"]),
         (&json!("exec"), &json!("running"), &Value::Null)
     );
     assert!(call["program"]["command"].as_str().unwrap().starts_with("sh -c"), "{call}");
-    let pid = u32::try_from(call["program"]["pid"].as_u64().unwrap()).unwrap();
+    let pid = pid_of(&call);
     assert!(evasive.alive().contains(&pid));
     assert!(evasive.machine.estop(&["ps"]).stdout.contains(&format!("process {pid}: sh -c")));
     let wiped = format!("sleep 1000.{pid}");
@@ -431,7 +448,7 @@ fn a_frozen_supervisor_is_ended_with_its_whole_tree() {
     let (programs, other) = (Programs::new("frozen"), Programs::new("bystander"));
     let mut running = programs.exec(&["--agent", "a"], EVASIVE);
     (0..EVASIVE_SAYS).for_each(|_| drop(running.prints()));
-    let pid = programs.machine.ps()["calls"][0]["program"]["pid"].as_u64().unwrap();
+    let pid = pid_of(&programs.listed("a"));
     let bystander =
         other.here(&["--agent", "a"], "", "(setsid sh -c 'echo there; exec sleep 1000' &); exec sleep 1000");
     assert_eq!(bystander.prints(), "there\n");
