@@ -179,7 +179,8 @@ async fn carry_out<'a>(
     }
 
     let (store, io) = (&core.store, &core.io.handle);
-    let workspaces = Workspaces::enter(&granted, reviewer, store, &call.live.tally, &core.spill_folder, io).await;
+    let workspaces =
+        Workspaces::enter(&granted.workspaces, reviewer, store, &call.live.tally, &core.spill_folder, io).await;
     let workspaces = workspaces.map_err(Fault::Refused)?;
     run.start(core, call, Some(limits.deadline));
     let space = Space { agent: Arc::clone(&call.agent), component: name };

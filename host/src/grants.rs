@@ -144,10 +144,27 @@ pub enum GrantError {
 /// A workspace that a call gets, and where it sees it.
 pub(crate) type Seen = (String, Arc<Workspace>);
 
+/// What one call gets.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Granted {
+    pub(crate) workspaces: Vec<Seen>,
+}
+
+impl Granted {
+    /// In words, one for each grant.
+    pub(crate) fn in_words(&self) -> Vec<String> {
+        self.workspaces.iter().map(|(at, workspace)| workspace.in_words(at)).collect()
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.workspaces.extend_from_slice(&other.workspaces);
+    }
+}
+
 /// Everything that a host grants.
 #[derive(Debug, Default)]
 pub(crate) struct GrantTable {
-    rules: Vec<(Grantee, Vec<Seen>)>,
+    rules: Vec<(Grantee, Granted)>,
 }
 
 impl GrantTable {
@@ -156,27 +173,29 @@ impl GrantTable {
             return Err(GrantError::Twice(at.to_owned()));
         }
         let own: Vec<PathBuf> = store.home().map(|home| home.path().to_owned()).into_iter().chain(machine()).collect();
-        let mut opened: Vec<(Grantee, Vec<Seen>)> = Vec::new();
+        let mut opened: Vec<(Grantee, Granted)> = Vec::new();
         for (grantee, grants) in rules {
-            let mut all = Vec::new();
+            let mut granted = Granted::default();
             for grant in grants.workspaces {
                 if !grant.is_at_a_path() {
                     return Err(GrantError::At(grant.at));
                 }
                 let workspace = Workspace::open(&grant.path, grant.is_read_only, grant.limits, &own, store)?;
-                all.push((grant.at, Arc::new(workspace)));
+                granted.workspaces.push((grant.at, Arc::new(workspace)));
             }
-            opened.push((grantee, all));
+            opened.push((grantee, granted));
         }
-        let each = || opened.iter().flat_map(|(_, all)| all.iter().map(|(_, workspace)| workspace.path()));
+        let each = || opened.iter().flat_map(|(_, all)| all.workspaces.iter().map(|(_, workspace)| workspace.path()));
         for (number, path) in each().enumerate() {
             let nested = |other: &&Path| path != *other && (path.starts_with(other) || other.starts_with(path));
             if let Some(other) = each().skip(number + 1).find(nested) {
                 return Err(GrantError::Nested(path.to_owned(), other.to_owned()));
             }
         }
-        let each =
-            || opened.iter().flat_map(|(who, all)| all.iter().map(move |(_, workspace)| (who, workspace.path())));
+        let each = || {
+            let each = opened.iter().flat_map(|(who, all)| all.workspaces.iter().map(move |seen| (who, seen)));
+            each.map(|(who, (_, workspace))| (who, workspace.path()))
+        };
         for (number, (who, path)) in each().enumerate() {
             if each().skip(number + 1).any(|(other, same)| path == same && who.meets(other)) {
                 return Err(GrantError::Again(path.to_owned()));
@@ -186,9 +205,11 @@ impl GrantTable {
     }
 
     /// What a call gets.
-    pub(crate) fn of(&self, agent: &str, component: &str, tool: &str) -> Vec<Seen> {
+    pub(crate) fn of(&self, agent: &str, component: &str, tool: &str) -> Granted {
         let rules = self.rules.iter().filter(|(grantee, _)| grantee.covers(agent, component, tool));
-        rules.flat_map(|(_, all)| all.iter().cloned()).collect()
+        let mut granted = Granted::default();
+        rules.for_each(|(_, given)| granted.add(given));
+        granted
     }
 }
 

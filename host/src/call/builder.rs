@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::live::Live;
 use super::{CallLimits, CallState, End, Identity, Operation, Outcome, Progress, drive, load};
-use crate::grants::Seen;
+use crate::grants::Granted;
 use crate::host::Core;
 use crate::ids::CallId;
 use crate::interrupt::{Cause, HOST_ACTOR, Interrupt, Interruption};
@@ -48,7 +48,7 @@ pub(crate) struct Request {
     pub(crate) limits: CallLimits,
     pub(crate) priority: u8,
     pub(crate) refused: Option<String>,
-    pub(crate) granted: Vec<Seen>,
+    pub(crate) granted: Granted,
     pub(crate) reviewer: Option<Reviewer>,
 }
 
@@ -76,7 +76,7 @@ impl CallBuilder {
         let mut limits = core.call_limits.clone();
         limits.deadline = limits.deadline.min(INTERNAL_DEADLINE_MAX);
         let priority = PRIORITY_DEFAULT;
-        let granted = Vec::new();
+        let granted = Granted::default();
         let request = Request {
             code,
             component: None,
@@ -158,7 +158,6 @@ impl CallBuilder {
     /// instruction.
     pub fn start(self) -> Call {
         let Self { core, agent, tool, parent, request } = self;
-        let grants = request.granted.iter().map(|(at, workspace)| workspace.in_words(at)).collect();
         let identity = Identity {
             agent,
             tool,
@@ -166,7 +165,7 @@ impl CallBuilder {
             parent,
             grace: request.limits.grace,
             priority: request.priority,
-            live: Live::new(core.now_ns(), request.limits.fuel).granted(grants),
+            live: Live::new(core.now_ns(), request.limits.fuel).granted(request.granted.in_words()),
         };
         register(core, identity, |core, call| {
             core.workers.spawn(drive(Arc::clone(core), Arc::clone(call), request, trace::call(call)));
