@@ -8,7 +8,11 @@
 mod wasm;
 
 #[cfg(not(target_arch = "wasm32"))]
+pub(crate) use crate::testing::fake::process::{Child, start_program};
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) use crate::testing::fake::{Bucket, Cas, commit, interrupted, log, open, progress};
+#[cfg(target_arch = "wasm32")]
+pub(crate) use wasm::process::{Child, start_program};
 #[cfg(target_arch = "wasm32")]
 pub(crate) use wasm::{Bucket, Cas, commit, interrupted, log, open, progress};
 

@@ -57,7 +57,7 @@
 //! [`macro@tool`] and [`export!`] make a function a tool of the component, [`Tool`] is what they
 //! implement. [`ToolError`] is why a tool gives no answer, [`Output`] is an answer with attachments.
 //! [`checkpoint()`], [`interrupted()`], [`progress()`] and [`commit()`] talk to the host, [`kv`] keeps
-//! state, [`log`] writes log lines, and `testing` runs tools natively.
+//! state, [`process`] runs programs, [`log`] writes log lines, and `testing` runs tools natively.
 
 mod call;
 mod error;
@@ -65,6 +65,7 @@ mod host;
 pub mod kv;
 pub mod log;
 mod output;
+pub mod process;
 mod tool;
 
 #[cfg(target_arch = "wasm32")]

@@ -41,6 +41,7 @@ use crate::call::Cause;
 use crate::error::ToolError;
 use crate::log::Level;
 use crate::output::Answer;
+use crate::process::Output;
 use crate::tool::{self, Description, Tool};
 use fake::World;
 
@@ -100,6 +101,13 @@ impl Run {
     #[must_use]
     pub fn conflict_at_commit(mut self, nth: u64) -> Self {
         self.world.conflict_at = Some(nth);
+        self
+    }
+
+    /// The call is granted a program. The function gets its arguments and its standard input.
+    #[must_use]
+    pub fn program(mut self, name: &str, program: impl Fn(&[String], &[u8]) -> Output + 'static) -> Self {
+        self.world.programs.add(name, program);
         self
     }
 

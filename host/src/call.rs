@@ -41,7 +41,8 @@ use crate::hostcalls::bindings::exports::estop::tool::tool as wit;
 use crate::hostcalls::call::{CommitUnknown, NotCarriedOut};
 use crate::interrupt::{Cause, HOST_ACTOR, Interrupt};
 use crate::log::{EntryKind, Record};
-use crate::sandbox::{MemoryLimitReached, Remains, Sandbox};
+use crate::process::Processes;
+use crate::sandbox::{Given, MemoryLimitReached, Remains, Sandbox};
 use crate::store::{Space, StoreError};
 use crate::tools::Component;
 use crate::trace;
@@ -184,7 +185,8 @@ async fn carry_out<'a>(
     let workspaces = workspaces.map_err(Fault::Refused)?;
     run.start(core, call, Some(limits.deadline));
     let space = Space { agent: Arc::clone(&call.agent), component: name };
-    let sandbox = run.sandbox.insert(Sandbox::new(core, call, &code, space, &limits, describing, workspaces)?);
+    let given = Given { describing, granted, workspaces };
+    let sandbox = run.sandbox.insert(Sandbox::new(core, call, &code, space, &limits, given)?);
     let guest = sandbox.instantiate(&code).await?;
     let tool = guest.estop_tool_tool();
     match work {
@@ -247,6 +249,9 @@ async fn settle(
     workspaces.end(&core.io.handle).await;
     drop(run.room.take());
     run.held.end().await;
+    if let Some(processes) = call.live.any_processes() {
+        processes.end().await;
+    }
     let released_ns = core.now_ns();
 
     let elapsed_ns = run.started_ns.map_or(0, |started_ns| released_ns.saturating_sub(started_ns));
@@ -259,6 +264,7 @@ async fn settle(
         commits: Commits { unknown, ..call.commits.durable_so_far() },
         discarded,
         effects: call.live.effects(),
+        subprocesses: call.live.any_processes().and_then(Processes::containment),
         fuel,
         elapsed: Duration::from_nanos(elapsed_ns),
         stderr,

@@ -82,6 +82,8 @@ enum Command {
 pub fn main() -> ProcessExitCode {
     // First of all: this process may be one that compiles for another one.
     crate::compile_child();
+    crate::process_supervisor();
+    crate::process_supervisor();
     start_tracing();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -3,8 +3,13 @@
 //! Invariant: a call gets what every rule that names it gives, and nothing else; and everything that a rule names was there
 //! when the host was built.
 
+mod program;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub(crate) use self::program::Program;
+pub use self::program::{ProgramGrant, ProgramLimits};
 
 use crate::store::Store;
 use crate::workspace::{Workspace, WorkspaceError, WorkspaceLimits};
@@ -62,6 +67,7 @@ impl Grantee {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
     workspaces: Vec<WorkspaceGrant>,
+    programs: Vec<ProgramGrant>,
 }
 
 impl Grants {
@@ -74,6 +80,13 @@ impl Grants {
     #[must_use]
     pub fn workspace(mut self, workspace: WorkspaceGrant) -> Self {
         self.workspaces.push(workspace);
+        self
+    }
+
+    /// A program of the machine.
+    #[must_use]
+    pub fn program(mut self, program: ProgramGrant) -> Self {
+        self.programs.push(program);
         self
     }
 }
@@ -128,6 +141,14 @@ pub enum GrantError {
     /// A guest could not find it there.
     #[error("a workspace is seen at an absolute path such as `/` or `/data`, not at `{0}`")]
     At(String),
+    /// A program cannot be granted.
+    #[error("the program `{}`: {why}", path.display())]
+    Program {
+        /// By its path.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// A guest would see only one of them.
     #[error(
         "two workspaces would be seen at `{0}` by the same call: give one of them another place (`at`, or `=PATH`)"
@@ -148,16 +169,19 @@ pub(crate) type Seen = (String, Arc<Workspace>);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Granted {
     pub(crate) workspaces: Vec<Seen>,
+    pub(crate) programs: Vec<Arc<Program>>,
 }
 
 impl Granted {
     /// In words, one for each grant.
     pub(crate) fn in_words(&self) -> Vec<String> {
-        self.workspaces.iter().map(|(at, workspace)| workspace.in_words(at)).collect()
+        let workspaces = self.workspaces.iter().map(|(at, workspace)| workspace.in_words(at));
+        workspaces.chain(self.programs.iter().map(|program| program.in_words())).collect()
     }
 
     fn add(&mut self, other: &Self) {
         self.workspaces.extend_from_slice(&other.workspaces);
+        self.programs.extend_from_slice(&other.programs);
     }
 }
 
@@ -182,6 +206,9 @@ impl GrantTable {
                 }
                 let workspace = Workspace::open(&grant.path, grant.is_read_only, grant.limits, &own, store)?;
                 granted.workspaces.push((grant.at, Arc::new(workspace)));
+            }
+            for grant in grants.programs {
+                granted.programs.push(Arc::new(Program::open(grant)?));
             }
             opened.push((grantee, granted));
         }

@@ -35,6 +35,7 @@ use crate::inventory::Inventory;
 use crate::log::writer::{Pen, Writer};
 use crate::log::{Entry, Log, alternate};
 use crate::observer::{Observer, Observers};
+use crate::process::{Launcher, ProcessSupervisor};
 use crate::sandbox::CallCtx;
 use crate::secret::SecretError;
 use crate::shutdown::{Closing, Hook, SHUTDOWN_HOOKS_MAX};
@@ -133,6 +134,7 @@ pub struct HostBuilder {
     store: Arc<dyn Store>,
     cache: Option<Home>,
     compile_child: Option<CompileChild>,
+    process_supervisor: Option<ProcessSupervisor>,
     clock: Arc<dyn Clock>,
     observers: Vec<Box<dyn Observer>>,
     interfaces: Vec<Interface>,
@@ -179,6 +181,13 @@ impl HostBuilder {
     #[must_use]
     pub fn compile_with(mut self, child: CompileChild) -> Self {
         self.compile_child = Some(child);
+        self
+    }
+
+    /// Lets tools start the programs that they are granted, each under a supervisor of its own. No tool can by default.
+    #[must_use]
+    pub fn supervise_with(mut self, supervisor: ProcessSupervisor) -> Self {
+        self.process_supervisor = Some(supervisor);
         self
     }
 
@@ -336,6 +345,7 @@ impl HostBuilder {
             closing_down: Closing { grace: self.shutdown_grace, hooks: Mutex::new(self.hooks) },
             shared: Arc::new(self.shared),
             grants,
+            launcher: Launcher::new(self.process_supervisor),
             spill_folder,
             store: self.store,
             clock: self.clock,
@@ -378,6 +388,7 @@ impl Host {
             store: Arc::new(Memory::new()),
             cache: None,
             compile_child: None,
+            process_supervisor: None,
             clock: Arc::new(SystemClock::new()),
             observers: Vec::new(),
             interfaces: Vec::new(),
@@ -572,6 +583,8 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     pub(crate) grants: GrantTable,
     /// Where what calls write to files is kept, if it does not fit into memory.
+    /// Starts the programs of tools.
+    pub(crate) launcher: Launcher,
     pub(crate) spill_folder: PathBuf,
     pub(crate) io: IoThread,
     pub(crate) closing: AtomicBool,

@@ -8,6 +8,7 @@ pub(crate) mod clocks;
 pub(crate) mod filesystem;
 pub(crate) mod keyvalue;
 pub(crate) mod logging;
+pub(crate) mod process;
 
 use wasmtime::component::{HasSelf, Linker};
 
@@ -23,6 +24,7 @@ pub(crate) mod bindings {
         exports: { default: async },
         with: {
             "wasi:keyvalue/store.bucket": super::keyvalue::Bucket,
+            "estop:tool/process.child": super::process::Child,
             "wasi:keyvalue/atomics.cas": super::keyvalue::Cas,
         },
     });
@@ -34,6 +36,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<CallCtx>) -> wasmtime::Result<()
     filesystem::add_to_linker(linker)?;
     bindings::estop::tool::types::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
     bindings::estop::tool::call::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
+    bindings::estop::tool::process::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
     bindings::wasi::keyvalue::store::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
     bindings::wasi::keyvalue::atomics::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
     bindings::wasi::keyvalue::batch::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
@@ -47,6 +50,7 @@ pub(crate) fn grant(import: &str) -> &'static str {
     match interface {
         "estop:tool/types" => "types only",
         "estop:tool/call" => "its own call: interrupted, progress, commit",
+        "estop:tool/process" => "the programs that the call is granted",
         "wasi:keyvalue/store" | "wasi:keyvalue/atomics" | "wasi:keyvalue/batch" => {
             "its own state for each agent, inside the call's transaction"
         }

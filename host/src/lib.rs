@@ -39,6 +39,7 @@
 //! | what may a guest ask? | `hostcalls/`, one file for each WIT interface |
 //! | where is rollback? | `transaction.rs`: dropping it; of files, `workspace.rs` |
 //! | what may a call use? | `grants.rs`; `policy/grants.rs` in `estop.toml` |
+//! | who runs programs for tools, and ends them? | `process.rs`: `running.rs` is the host's side, `supervisor.rs` the process beside it; `docs/programs.md` |
 //! | how does a folder change all at once? | `workspace/plan.rs` (what), `stage.rs` and `commit.rs` (how); `docs/workspaces.md` |
 //! | where is state kept? | `store.rs` (the contract), `store/conformance.rs` (its suite), `store/memory.rs` |
 //! | how does it survive? | `store/sqlite/write.rs` (a batch, and a COMMIT that failed), `recover.rs` (hosts that died), `home.rs` |
@@ -85,6 +86,7 @@ mod metrics;
 mod observer;
 #[cfg(feature = "cli")]
 mod policy;
+mod process;
 mod sandbox;
 mod secret;
 mod shutdown;
@@ -104,13 +106,14 @@ pub use call::{
 };
 pub use clock::{Clock, SystemClock};
 pub use engine::{FUEL_INTERVAL, TICK};
-pub use grants::{GrantError, Grantee, Grants, WorkspaceGrant};
+pub use grants::{GrantError, Grantee, Grants, ProgramGrant, ProgramLimits, WorkspaceGrant};
 pub use home::{Home, HomeError};
 pub use host::{BuildError, Host, HostBuilder, HostLimits};
 pub use ids::{CallId, HaltId, HomeId, HostId, IdError, InterruptId};
 pub use interrupt::halts::{Halt, HaltError, HaltScope};
 pub use interrupt::{Cause, Interrupt, Interruption, Reached, Scope};
 pub use observer::Observer;
+pub use process::{Containment, ProcessSupervisor, process_supervisor};
 pub use sandbox::{CallCtx, EffectGuard, TooManyEffects};
 pub use secret::SecretError;
 pub use shutdown::{HookCut, SHUTDOWN_HOOKS_MAX, SHUTDOWN_LOGGED_WITHIN, SHUTDOWN_RELEASED_WITHIN, Shutdown};

@@ -24,6 +24,7 @@ pub(crate) use self::limiter::MemoryLimitReached;
 use self::stderr::Stderr;
 use crate::call::{CallLimits, CallState};
 use crate::engine::FUEL_INTERVAL;
+use crate::grants::Granted;
 use crate::host::Core;
 use crate::hostcalls::bindings::Guest;
 use crate::hostcalls::clocks::CoarseClock;
@@ -50,6 +51,7 @@ pub struct CallCtx {
     pub(crate) transaction: Transaction,
     pub(crate) table: ResourceTable,
     pub(crate) describing: bool,
+    pub(crate) granted: Arc<Granted>,
     pub(crate) transfer_bytes_max: usize,
     pub(crate) log_lines: u32,
     wasi: WasiCtx,
@@ -147,6 +149,13 @@ pub(crate) struct Remains {
     pub(crate) stderr: String,
 }
 
+/// What a call works with, beside its limits.
+pub(crate) struct Given {
+    pub(crate) describing: bool,
+    pub(crate) granted: Arc<Granted>,
+    pub(crate) workspaces: Workspaces,
+}
+
 pub(crate) struct Sandbox {
     store: Store<CallCtx>,
     granted_fuel: u64,
@@ -160,9 +169,9 @@ impl Sandbox {
         code: &Code,
         space: Space,
         limits: &CallLimits,
-        describing: bool,
-        workspaces: Workspaces,
+        given: Given,
     ) -> wasmtime::Result<Self> {
+        let Given { describing, granted, workspaces } = given;
         let stderr = Stderr::new(limits.stderr_bytes_max);
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.resources_max);
@@ -174,6 +183,7 @@ impl Sandbox {
             core: Arc::clone(core),
             table,
             describing,
+            granted,
             transfer_bytes_max: limits.transfer_bytes_max,
             log_lines: 0,
             effects_max: limits.effects_max,

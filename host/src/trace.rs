@@ -122,6 +122,7 @@ mod tests {
             commits: Commits::default(),
             discarded: Size { writes: 1, bytes: 1, ..Size::default() },
             effects: Vec::new(),
+            subprocesses: None,
             fuel: 1,
             elapsed: Duration::ZERO,
             stderr: String::new(),

@@ -52,6 +52,11 @@ pub(crate) fn of_tree(member: u32, id: &str) -> Option<Cgroup> {
     Some(Cgroup { directory: found.to_owned() })
 }
 
+/// Whether a group can be made for a tree here, and killed through.
+pub fn has_cgroups() -> bool {
+    crate::registry::new_id().is_ok_and(|id| Cgroup::create(&id).is_some())
+}
+
 /// One group, made for a tree and removed by who ends it.
 #[derive(Debug)]
 pub(crate) struct Cgroup {

@@ -39,6 +39,8 @@ pub struct Foreign {
     groups: BTreeMap<String, Cgroup>,
     /// Dead children of the supervisor in the last look.
     corpses: usize,
+    /// Nobody else has the supervisor's mark, so that whoever carries it is of its trees.
+    is_mark_unique: bool,
 }
 
 impl Foreign {
@@ -50,17 +52,31 @@ impl Foreign {
             Variable::Value(mark) => mark,
             _ => String::new(),
         };
-        let mut trees = Foreign {
-            supervisor: process.key,
-            user: user(supervisor).ok_or_else(gone)?,
-            outer,
+        let mut trees = Foreign { outer, ..Foreign::none(process.key, user(supervisor).ok_or_else(gone)?) };
+        trees.look()?;
+        Ok(trees)
+    }
+
+    /// The trees that a child of ours makes, which was started with [`fresh_mark`](crate::fresh_mark): they are found by
+    /// that, also once it is dead. Nobody is looked for now.
+    pub fn of_marked(supervisor: u32, mark: &str) -> io::Result<Foreign> {
+        let gone = || io::Error::new(io::ErrorKind::NotFound, format!("there is no process {supervisor}"));
+        let process = process::read(supervisor)?.ok_or_else(gone)?;
+        let none = Foreign::none(process.key, user(supervisor).ok_or_else(gone)?);
+        Ok(Foreign { outer: mark.to_owned(), is_mark_unique: true, ..none })
+    }
+
+    fn none(supervisor: Key, user: u32) -> Foreign {
+        Foreign {
+            supervisor,
+            user,
+            outer: String::new(),
             trees: BTreeMap::new(),
             seen: BTreeSet::new(),
             groups: BTreeMap::new(),
             corpses: 0,
-        };
-        trees.look()?;
-        Ok(trees)
+            is_mark_unique: false,
+        }
     }
 
     /// Whether it has none that anybody could find.
@@ -157,7 +173,8 @@ impl Foreign {
             let mut is_member = false;
             for id in registry::inner_ids(&mark, &self.outer) {
                 // A tree is known by its leader, and others by the tree.
-                let is_known = || self.trees.contains_key(id) && user(process.key.pid) == Some(self.user);
+                let is_known =
+                    || (self.is_mark_unique || self.trees.contains_key(id)) && user(process.key.pid) == Some(self.user);
                 if is_child || is_known() {
                     is_member = true;
                     let born = self.trees.entry(id.to_owned()).or_insert(process.key.start);

@@ -57,6 +57,7 @@ compile_error!("supervise reads /proc and uses pidfds: Linux only");
 mod attribution;
 mod cgroup;
 mod foreign;
+mod namespace;
 mod process;
 mod registry;
 mod shim;
@@ -64,8 +65,10 @@ mod spawner;
 mod stop;
 mod tree;
 
+pub use cgroup::has_cgroups;
 pub use foreign::Foreign;
-pub use registry::{MARK, own_all_children};
+pub use namespace::{Init, enter_namespace};
+pub use registry::{MARK, fresh_mark, own_all_children};
 pub use shim::{JOIN, shim};
 pub use spawner::spawn_apart;
 pub use stop::{Left, Stopped};
@@ -86,6 +89,12 @@ pub(crate) fn failed(what: impl Into<String>, source: impl Into<io::Error>) -> i
     let source = source.into();
     let what = what.into();
     io::Error::new(source.kind(), Failure { what, source })
+}
+
+/// What this process has opened is closed when it executes another program, whatever whoever opened it has said; but for
+/// the standard streams.
+pub fn close_descriptors_on_exec() {
+    close_fds::set_fds_cloexec(3, &[]);
 }
 
 /// Makes this process the reaper of its descendants' orphans. Call it once, before the first

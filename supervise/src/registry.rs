@@ -70,6 +70,13 @@ pub(crate) fn mark_for(id: &str) -> OsString {
     mark
 }
 
+/// A value for [`MARK`] that no other process has, for a child that supervises trees itself. It keeps the ids of the trees
+/// that this process is in.
+pub fn fresh_mark() -> io::Result<String> {
+    let mark = mark_for(&new_id()?).into_string();
+    mark.map_err(|mark| failed(format!("reading {MARK}"), io::Error::other(format!("{} is no text", mark.display()))))
+}
+
 /// The trees that a mark names which the process with the mark `outer` has made, and not somebody
 /// outside of it.
 pub(crate) fn inner_ids<'m>(mark: &'m str, outer: &str) -> impl Iterator<Item = &'m str> {

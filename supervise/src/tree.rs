@@ -7,7 +7,7 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitSta
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
@@ -200,6 +200,15 @@ impl Tree {
                 return Ok(None);
             }
         }
+    }
+
+    /// As [`Tree::wait_or`], for so long at most; `None` says that it was the bell, or the time.
+    pub fn watch(&mut self, bell: impl AsFd, timeout: Duration) -> io::Result<Option<ExitStatus>> {
+        if let Some(status) = self.try_wait()? {
+            return Ok(Some(status));
+        }
+        self.tend(timeout, Some(bell.as_fd()))?;
+        self.try_wait()
     }
 
     /// Waits once, for the leader's end or the bell, and looks if neither came. Whether it was the

@@ -11,6 +11,7 @@ pub mod home;
 pub mod ledger;
 pub mod output;
 pub mod probe;
+pub mod processes;
 pub mod stage;
 
 use std::sync::Arc;

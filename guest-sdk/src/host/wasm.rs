@@ -1,5 +1,7 @@
 //! The imports and exports of the contract.
 
+pub(crate) mod process;
+
 use crate::bindings::estop::tool::{call, types};
 use crate::bindings::exports::estop::tool::tool;
 use crate::bindings::wasi::keyvalue::{atomics, batch, store};

@@ -1,5 +1,7 @@
 //! The host that a tool sees natively: one [`World`] for each thread.
 
+pub(crate) mod process;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::mem;
@@ -29,6 +31,7 @@ pub(crate) struct World {
     pub(super) checkpoints: u64,
     pub(super) commit_attempts: u64,
     pub(super) commits: u64,
+    pub(super) programs: process::Programs,
 }
 
 impl Default for World {
@@ -44,6 +47,7 @@ impl Default for World {
             checkpoints: 0,
             commit_attempts: 0,
             commits: 0,
+            programs: process::Programs::default(),
         }
     }
 }

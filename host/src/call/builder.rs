@@ -48,7 +48,7 @@ pub(crate) struct Request {
     pub(crate) limits: CallLimits,
     pub(crate) priority: u8,
     pub(crate) refused: Option<String>,
-    pub(crate) granted: Granted,
+    pub(crate) granted: Arc<Granted>,
     pub(crate) reviewer: Option<Reviewer>,
 }
 
@@ -59,7 +59,7 @@ impl CallBuilder {
         let request = Request {
             code: Arc::clone(&component.inner.code),
             name: Arc::clone(&component.inner.name),
-            granted: core.grants.of(&agent, &component.inner.name, &tool),
+            granted: Arc::new(core.grants.of(&agent, &component.inner.name, &tool)),
             component: Some(component),
             operation: Operation::Call(input),
             limits: core.call_limits.clone(),
@@ -76,7 +76,7 @@ impl CallBuilder {
         let mut limits = core.call_limits.clone();
         limits.deadline = limits.deadline.min(INTERNAL_DEADLINE_MAX);
         let priority = PRIORITY_DEFAULT;
-        let granted = Granted::default();
+        let granted = Arc::default();
         let request = Request {
             code,
             component: None,

@@ -3,9 +3,10 @@
 //! Invariant: written by the call's worker, read by anybody; never needed to stop the call.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Effect, EffectState};
+use crate::process::Processes;
 use crate::transaction::Size;
 use crate::workspace::Tally;
 
@@ -23,6 +24,7 @@ pub(crate) enum HostCall {
     LoadCompile = 6,
     LoadDescribe = 7,
     Files = 8,
+    Program = 9,
 }
 
 pub(crate) struct Live {
@@ -42,6 +44,8 @@ pub(crate) struct Live {
     #[cfg_attr(not(feature = "control"), expect(dead_code, reason = "only operators look at it"))]
     pub(crate) grants: Vec<String>,
     host_call: AtomicU8,
+    /// Made when it starts a program.
+    processes: OnceLock<Processes>,
     progress_ns: AtomicU64,
     effects: Mutex<Vec<(String, Arc<AtomicBool>)>>,
     /// What the call was asked, while it runs: the text that the guest gets. Bounded by the call's limits.
@@ -65,6 +69,7 @@ impl Live {
             tally: Arc::default(),
             grants: Vec::new(),
             host_call: AtomicU8::new(0),
+            processes: OnceLock::new(),
             progress_ns: AtomicU64::new(NEVER_NS),
             effects: Mutex::default(),
             #[cfg(feature = "control")]
@@ -156,6 +161,16 @@ impl Live {
         Some(self.progress_ns.load(Ordering::Relaxed)).filter(|at_ns| *at_ns != NEVER_NS)
     }
 
+    /// The programs that it has started.
+    pub(crate) fn processes(&self) -> &Processes {
+        self.processes.get_or_init(Processes::default)
+    }
+
+    /// The same, if it has ever started one.
+    pub(crate) fn any_processes(&self) -> Option<&Processes> {
+        self.processes.get()
+    }
+
     /// Until the answer is dropped, the call is in this function.
     pub(crate) fn enter(self: &Arc<Self>, host_call: HostCall) -> impl Drop + Send + use<> {
         self.host_call.store(host_call as u8, Ordering::Relaxed);
@@ -173,6 +188,7 @@ impl Live {
             6 => Some("load: compile"),
             7 => Some("load: describe"),
             8 => Some("wasi:filesystem"),
+            9 => Some("estop:tool/process"),
             _ => None,
         }
     }

@@ -13,6 +13,7 @@ use crate::hostcalls::bindings::estop::tool::types;
 use crate::hostcalls::bindings::exports::estop::tool::tool as wit;
 use crate::ids::CallId;
 use crate::interrupt::{Cause, cut};
+use crate::process::Containment;
 use crate::tools::Digest;
 use crate::transaction::Size;
 
@@ -40,6 +41,8 @@ pub struct Outcome {
     pub discarded: Size,
     /// What the call did outside its transaction.
     pub effects: Vec<Effect>,
+    /// The weakest of what the programs were contained by that the call has started; `None` if it has started none.
+    pub subprocesses: Option<Containment>,
     /// Consumed by the guest. Exact and repeatable for a call that ended by itself; for one that was stopped, exact to
     /// [`FUEL_INTERVAL`](crate::FUEL_INTERVAL).
     pub fuel: u64,
@@ -204,7 +207,7 @@ impl Outcome {
             End::Failed(failure) => serde_json::to_value(failure).unwrap_or(Value::Null),
             end => end.error().map_or(Value::Null, |message| json!({ "message": message })),
         };
-        json!({
+        let mut outcome = json!({
             "call": self.call.to_string(),
             "agent": &*self.agent,
             "tool": &*self.tool,
@@ -223,7 +226,11 @@ impl Outcome {
             "elapsed_us": micros(self.elapsed),
             "halted_us": stopped.map(|s| micros(s.halted)),
             "released_us": stopped.map(|s| micros(s.released)),
-        })
+        });
+        if let Some(containment) = self.subprocesses {
+            outcome["subprocesses"] = containment.word().into();
+        }
+        outcome
     }
 
     fn attachments(&self) -> Vec<Value> {
@@ -312,6 +319,7 @@ impl Outcome {
             commits: Commits::default(),
             discarded: Size::default(),
             effects: Vec::new(),
+            subprocesses: None,
             fuel: 0,
             elapsed: Duration::ZERO,
             stderr: String::new(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::WorkspaceGrant;
+use crate::{ProgramGrant, WorkspaceGrant};
 
 /// `DIR[:ro][=PATH]`
 pub(super) fn workspace(text: &str) -> Result<WorkspaceGrant, String> {
@@ -22,6 +22,19 @@ pub(super) fn workspace(text: &str) -> Result<WorkspaceGrant, String> {
         None => WorkspaceGrant::new(folder),
     };
     Ok(at.map_or(grant.clone(), |at| grant.at(at)))
+}
+
+/// A program's path, or its name, which is looked for in `PATH`.
+pub(super) fn program(text: &str) -> Result<ProgramGrant, String> {
+    if text.contains('/') {
+        let path = std::path::absolute(text).map_err(|error| error.to_string())?;
+        return Ok(ProgramGrant::new(path));
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let mut found = std::env::split_paths(&folders).map(|folder| folder.join(text));
+    // What is found there and cannot be executed is said when it is granted.
+    let found = found.find(|path| path.is_absolute() && path.is_file());
+    found.map(ProgramGrant::new).ok_or_else(|| format!("there is no program `{text}` in PATH"))
 }
 
 #[cfg(test)]

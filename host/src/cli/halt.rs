@@ -257,6 +257,11 @@ pub(super) fn tell_calls(answer: &Answer) -> anyhow::Result<()> {
         if let Some(program) = &call.program {
             tell_program(program, call.released_us.is_some())?;
         }
+        for process in call.processes.iter().filter(|_| call.released_us.is_none()) {
+            let trouble = process.trouble.as_ref().map(|trouble| format!(": {}", printable(trouble)));
+            let command = printable_line(&process.command);
+            print(&format!("    NOT GONE: the program {command}{}", trouble.unwrap_or_default()))?;
+        }
         for effect in &call.effects {
             print(&format!("    outside the sandbox: {} {:?}", printable(&effect.name), effect.state))?;
         }

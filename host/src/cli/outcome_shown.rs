@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::exit_code::WithCode;
 use super::{ExitCode, json_text, print, printable, printable_line, say};
 use crate::call::{Commits, Effect};
-use crate::{Cause, Progress, Size};
+use crate::{Cause, Containment, Progress, Size};
 
 /// What is read of an input at most (bytes); the call's own limit is smaller.
 const INPUT_BYTES_MAX: u64 = 16 << 20;
@@ -92,6 +92,7 @@ struct Told {
     commits: Commits,
     discarded: Size,
     effects: Vec<Effect>,
+    subprocesses: Option<Containment>,
     elapsed_us: f64,
 }
 
@@ -178,6 +179,9 @@ impl Told {
         say(&format!("estop: {writes} uncommitted writes ({bytes} bytes){files} were discarded; {committed}"));
         for effect in &self.effects {
             say(&format!("estop: outside the transaction: {:?} {:?}", effect.name, effect.state));
+        }
+        if self.subprocesses == Some(Containment::Unverified) {
+            say("estop: subprocesses: unverified: nobody could see whether everything that they started is gone");
         }
     }
 }

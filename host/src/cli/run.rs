@@ -17,7 +17,8 @@ use crate::control::HostKind;
 use crate::log::CheckpointTo;
 use crate::store::sqlite::Sqlite;
 use crate::{
-    CompileChild, Component, DEFAULT_AGENT, Grantee, Grants, Host, HostLimits, LoadError, Source, WorkspaceGrant,
+    CompileChild, Component, DEFAULT_AGENT, Grantee, Grants, Host, HostLimits, LoadError, ProcessSupervisor,
+    ProgramGrant, Source, WorkspaceGrant,
 };
 
 /// Run a tool of a component, once. Its output goes to standard output, everything else to standard error.
@@ -49,6 +50,10 @@ pub(super) struct Args {
     /// only read. The tool sees it at `/`, or where `=PATH` says: DIR[:ro][=PATH]
     #[arg(long, value_name = "DIR[:ro][=PATH]", value_parser = grants::workspace)]
     workspace: Vec<WorkspaceGrant>,
+    /// Let it run this program, with any arguments; what a program does is not undone. It and everything that it starts is
+    /// killed when the call ends
+    #[arg(long, value_name = "PROGRAM", value_parser = grants::program)]
+    allow_program: Vec<ProgramGrant>,
     /// Show what it would change in the workspaces, as a unified diff on standard output, and change nothing
     #[arg(long, requires = "workspace", conflicts_with_all = ["json", "ask"])]
     dry_run: bool,
@@ -100,8 +105,13 @@ async fn run(
         store = store.checkpoint_to(to.clone());
     }
     let granted = args.workspace.iter().cloned().fold(Grants::new(), Grants::workspace);
+    let granted = args.allow_program.iter().cloned().fold(granted, Grants::program);
     let builder = Host::builder().limits(limits).store(store.open()?).cache(&home).grant(Grantee::everyone(), granted);
-    let host = builder.compile_with(CompileChild::this_program()).offer(HostKind::Run).build()?;
+    let host = builder
+        .compile_with(CompileChild::this_program())
+        .supervise_with(ProcessSupervisor::this_program())
+        .offer(HostKind::Run)
+        .build()?;
     signals.stop(&host);
     let code = call(args, &host, path, input, signals, watchdog).await;
     // However it went: the record is complete before the process ends. The watchdog bounds it.

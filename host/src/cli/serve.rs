@@ -26,7 +26,7 @@ use crate::drill::LIVE_RUNS_DEFAULT;
 use crate::interrupt::HOST_ACTOR;
 use crate::policy::{Policy, PolicyError};
 use crate::store::sqlite::Sqlite;
-use crate::{CompileChild, Home, Host, HostBuilder};
+use crate::{CompileChild, Home, Host, HostBuilder, ProcessSupervisor};
 
 /// Between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -54,6 +54,7 @@ A configuration; only the path of each tool has to be there:
    [[grants]]                        # nothing is granted beyond a tool's own state, but what stands here
    component = \"notes\"               # and `agent`, and `tool`: for whom; for everybody, if nothing is said
    workspaces = [{ path = \"docs\", write = true }]    # read only without `write`; at \"/\" without `at`
+   programs = [{ path = \"/usr/bin/git\", arguments = [[\"status\"], [\"log\", \"**\"]] }]  # any without `arguments`
    [limits]                          # of each call; whoever calls may ask for less
    priority = 100                    # 0 to 255, higher is more urgent
    deadline = \"30s\"
@@ -66,6 +67,7 @@ Further keys:
    [host] calls_max sandboxes_max memory_bytes_max table_elements_max component_bytes_max components_max compiling_max
       queue_max tools_max workers checkpoint_to
    [limits] grace input_bytes_max output_bytes_max transfer_bytes_max stderr_bytes_max resources_max effects_max
+   programs: environment time cpu memory processes_max file_bytes_max output_bytes_max accept_unverified
    [limits.state] key_bytes_max value_bytes_max keys_max read_bytes_max write_bytes_max space_bytes_max";
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
@@ -135,7 +137,11 @@ fn build(policy: &Policy, home: &Home, served: &Served) -> anyhow::Result<Host> 
         store = store.checkpoint_to(to.clone());
     }
     let builder = Host::builder().limits(policy.host.limits.clone()).call_limits(policy.host.call_limits.clone());
-    let builder = builder.store(store.open()?).cache(home).compile_with(CompileChild::this_program());
+    let builder = builder
+        .store(store.open()?)
+        .cache(home)
+        .compile_with(CompileChild::this_program())
+        .supervise_with(ProcessSupervisor::this_program());
     let builder = builder.shutdown_grace(policy.host.shutdown_grace);
     let grant = |builder: HostBuilder, (to, what)| builder.grant(to, what);
     let builder = policy.host.grants.iter().cloned().fold(builder, grant);

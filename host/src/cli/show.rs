@@ -129,6 +129,11 @@ fn running(shown: &Shown) -> String {
     let effects: Vec<_> =
         call.effects.iter().map(|effect| format!("{} {}", line(&effect.name), state(effect.state))).collect();
     add("effects", if effects.is_empty() { "none".into() } else { effects.join(", ") });
+    for process in &call.processes {
+        let by = process.supervisor.map_or("not started".into(), |pid| format!("supervised by process {pid}"));
+        let trouble = process.trouble.as_ref().map(|trouble| format!("; NOT GONE: {}", line(trouble)));
+        add("program", format!("{}, {by}{}", line(&process.command), trouble.unwrap_or_default()));
+    }
     add(
         "says",
         call.progress.as_ref().map_or_else(

@@ -193,6 +193,21 @@ pub struct CallInfo {
     /// What it is, if it is an agent's own program and no tool.
     #[serde(default)]
     pub program: Option<ProgramInfo>,
+    /// Programs that it has started and that are not gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<ProcessInfo>,
+}
+
+/// A program that a tool has started.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProcessInfo {
+    /// Of its supervisor, which is its parent, once that was started. Killing that kills the program.
+    pub supervisor: Option<u32>,
+    /// As it was started, cut to a bound.
+    pub command: String,
+    /// What keeps it from being verified that nothing of it is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// An agent's own program under supervision.
@@ -341,6 +356,9 @@ pub struct ReachedCall {
     /// What it is, if it is an agent's own program and no tool.
     #[serde(default)]
     pub program: Option<ProgramInfo>,
+    /// Programs that it has started and that are not gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<ProcessInfo>,
 }
 
 /// `POST /v1/lift`, on the admin's socket.

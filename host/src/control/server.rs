@@ -31,8 +31,8 @@ use super::metrics;
 use super::patience::Patience;
 use super::place::{Mode, Offer};
 use super::protocol::{
-    Answer, CallInfo, CallPhase, HaltRequest, HostInfo, LiftRequest, ProgramInfo, ProgressInfo, ReachedCall, Refusal,
-    Role, Status, StopRequest, StoppedBy,
+    Answer, CallInfo, CallPhase, HaltRequest, HostInfo, LiftRequest, ProcessInfo, ProgramInfo, ProgressInfo,
+    ReachedCall, Refusal, Role, Status, StopRequest, StoppedBy,
 };
 use super::rights;
 use super::served::Served;
@@ -44,6 +44,7 @@ use crate::host::Core;
 use crate::ids::CallId;
 use crate::interrupt::halts::{Halt, HaltError};
 use crate::interrupt::{Cause, Interrupt, Interruption, Scope};
+use crate::process::{Processes, Tracked};
 use crate::{BuildError, user};
 
 /// What is asked (bytes).
@@ -489,7 +490,18 @@ fn reached_call(call: &Arc<CallState>, reached: crate::Reached) -> ReachedCall {
         released_us: stopped.map(|(_, released)| micros(released)),
         effects: call.live.effects(),
         program: program(call),
+        processes: processes(call),
     }
+}
+
+fn processes(call: &CallState) -> Vec<ProcessInfo> {
+    let running = call.live.any_processes().map(Processes::running).unwrap_or_default();
+    let info = |tracked: &Arc<Tracked>| ProcessInfo {
+        supervisor: tracked.pid(),
+        command: tracked.shown.clone(),
+        trouble: tracked.trouble(),
+    };
+    running.iter().map(info).collect()
 }
 
 #[cfg(feature = "cli")]
@@ -579,6 +591,7 @@ impl Desk {
             grants: call.live.grants.clone(),
             stopped,
             program,
+            processes: processes(call),
         }
     }
 }

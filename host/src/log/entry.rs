@@ -12,6 +12,7 @@ use crate::call::{CallState, Commits, Effect, End, Outcome};
 use crate::ids::{CallId, HaltId, HostId, InterruptId};
 use crate::interrupt::halts::{Halt, HaltScope};
 use crate::interrupt::{Cause, Delivered, Reached, Scope};
+use crate::process::Containment;
 use crate::shutdown::HookCut;
 use crate::tools::Digest;
 use crate::transaction::Size;
@@ -325,6 +326,9 @@ pub struct EndEntry {
     pub discarded: Size,
     /// What cannot be taken back.
     pub effects: Vec<Effect>,
+    /// The weakest of what the programs were contained by that it has started, if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subprocesses: Option<Containment>,
     /// Consumed by the guest.
     pub fuel: u64,
     /// From the start of the guest (µs).
@@ -407,6 +411,7 @@ impl EntryKind {
             commits: outcome.commits,
             discarded: outcome.discarded,
             effects: outcome.effects.clone(),
+            subprocesses: outcome.subprocesses,
             fuel: outcome.fuel,
             elapsed_us: micros(outcome.elapsed),
             halted_us: stopped.map(|s| micros(s.halted)),

@@ -1,13 +1,14 @@
 //! `[[grants]]`: who gets what beyond its own state.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Bytes, Count, PolicyError};
-use crate::grants::{Grantee, Grants, WorkspaceGrant, clash};
+use super::{Bytes, Count, PolicyError, Time};
+use crate::grants::{Grantee, Grants, Program, ProgramGrant, ProgramLimits, WorkspaceGrant, clash};
 use crate::workspace::WorkspaceLimits;
 
 /// One rule.
@@ -19,6 +20,26 @@ pub(super) struct GrantTable {
     tool: Option<Spanned<String>>,
     #[serde(default)]
     workspaces: Vec<Spanned<WorkspaceTable>>,
+    #[serde(default)]
+    programs: Vec<Spanned<ProgramTable>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProgramTable {
+    path: PathBuf,
+    #[serde(default)]
+    arguments: Vec<Vec<String>>,
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
+    time: Option<Time>,
+    cpu: Option<Time>,
+    memory: Option<Bytes>,
+    processes_max: Option<u32>,
+    file_bytes_max: Option<Bytes>,
+    output_bytes_max: Option<Bytes>,
+    #[serde(default)]
+    accept_unverified: bool,
 }
 
 #[derive(Deserialize)]
@@ -47,8 +68,8 @@ pub(super) fn check(
     for table in tables {
         let place = table.span();
         let table = table.into_inner();
-        if table.workspaces.is_empty() {
-            return Err(wrong(place, "it grants nothing: add `workspaces`".into()));
+        if table.workspaces.is_empty() && table.programs.is_empty() {
+            return Err(wrong(place, "it grants nothing: add `workspaces` or `programs`".into()));
         }
         let mut grantee = Grantee::everyone();
         if let Some(agent) = table.agent {
@@ -74,6 +95,13 @@ pub(super) fn check(
             }
             rules.pop();
         }
+        for program in table.programs {
+            let place = program.span();
+            let program = program.into_inner().grant();
+            // Looked at here as well, for whoever has to find the line.
+            Program::open(program.clone()).map_err(|error| wrong(place, error.to_string()))?;
+            grants = grants.program(program);
+        }
         rules.push((grantee, grants));
     }
     Ok(rules)
@@ -87,6 +115,25 @@ fn name(
     let place = given.span();
     let name = given.into_inner();
     if name.is_empty() { Err(wrong(place, format!("the name of {what} is not empty"))) } else { Ok(name) }
+}
+
+impl ProgramTable {
+    fn grant(self) -> ProgramGrant {
+        let none = ProgramLimits::default();
+        let bytes = |given: Option<Bytes>, default| given.map_or(default, |Bytes(bytes)| bytes as u64);
+        let time = |given: Option<Time>, default| given.map_or(default, |Time(time)| time);
+        let grant = ProgramGrant::new(self.path).limits(ProgramLimits {
+            time: time(self.time, none.time),
+            cpu: time(self.cpu, none.cpu),
+            memory_bytes_max: bytes(self.memory, none.memory_bytes_max),
+            processes_max: self.processes_max.unwrap_or(none.processes_max),
+            file_bytes_max: bytes(self.file_bytes_max, none.file_bytes_max),
+            output_bytes_max: bytes(self.output_bytes_max, none.output_bytes_max),
+        });
+        let grant = self.arguments.into_iter().fold(grant, ProgramGrant::arguments);
+        let grant = self.environment.into_iter().fold(grant, |grant, (name, value)| grant.environment(name, value));
+        if self.accept_unverified { grant.accept_unverified() } else { grant }
+    }
 }
 
 impl WorkspaceTable {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use estop_tests::processes::{EVASIVE, EVASIVE_SAYS, with_command, with_variable};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -14,17 +15,6 @@ use crate::hosts::{Machine, signal};
 /// Marks every process of a test, apart from the marks of estop.
 const TOKEN: &str = "ESTOP_TEST_TOKEN";
 
-/// What every way to get away does: a session of its own, an orphan of that, one that does not hear SIGTERM, one without
-/// an environment, and a loop that forks orphans. Each says that it is there.
-const EVASIVE: &str = "
-trap '' TERM
-setsid sh -c 'echo session; exec sleep 1000' &
-(setsid sh -c '(echo daemon; exec sleep 1000) & exit' &)
-(trap '' TERM; echo deaf; while :; do sleep 1000; done) &
-(env -i setsid sh -c 'echo wiped; exec sleep 1000.'$$ &)
-(i=0; while [ $i -lt 2000 ]; do (setsid sleep 100 &); i=$((i+1)); [ $i = 30 ] && echo forking; done; wait) &
-while :; do sleep 1000; done";
-const EVASIVE_SAYS: usize = 5;
 const FOR_EVER: &str = "while :; do sleep 1000; done";
 
 /// A machine with programs on it.
@@ -84,13 +74,8 @@ impl Programs {
 
     /// Its living processes, without the supervisors.
     fn alive(&self) -> Vec<u32> {
-        let entry = format!("{TOKEN}={}", self.token);
-        let is_ours = |pid: &u32| {
-            let has = fs::read(format!("/proc/{pid}/environ"))
-                .is_ok_and(|all| all.split(|byte| *byte == 0).any(|one| one == entry.as_bytes()));
-            has && is_alive(*pid) && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name != "estop\n")
-        };
-        processes().into_iter().filter(is_ours).collect()
+        let is_ours = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name != "estop\n");
+        with_variable(TOKEN, &self.token).into_iter().filter(is_ours).collect()
     }
 }
 
@@ -101,22 +86,6 @@ impl Drop for Programs {
             kill(pid, Signal::KILL);
         }
     }
-}
-
-fn processes() -> Vec<u32> {
-    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
-}
-
-/// Those whose command line is this.
-fn with_command(words: &str) -> Vec<u32> {
-    let line = words.replace(' ', "\0") + "\0";
-    let is_it = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|found| found == line.as_bytes());
-    processes().into_iter().filter(|pid| is_it(pid) && is_alive(*pid)).collect()
 }
 
 fn kill(pid: u32, signal: Signal) {

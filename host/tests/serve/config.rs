@@ -104,6 +104,55 @@ fn every_key_is_checked() {
     assert!(scene.component(&host, "echo")["error"].as_str().unwrap().contains("expected sha256:0000"));
 }
 
+/// What a grant consists of, by its table: the key that has to be there first.
+const GRANTS: [(&str, &[(&str, &str)]); 2] = [
+    (
+        "workspaces",
+        &[
+            ("path", "\".\""),
+            ("write", "true"),
+            ("at", "\"/data\""),
+            ("bytes_max", "\"1MiB\""),
+            ("entries_max", "10"),
+            ("memory_bytes_max", "\"1MiB\""),
+        ],
+    ),
+    (
+        "programs",
+        &[
+            ("path", "\"/bin/sh\""),
+            ("arguments", "[[\"-c\", \"*\"], [\"**\"]]"),
+            ("environment", "{ A = \"b\" }"),
+            ("time", "\"1s\""),
+            ("cpu", "\"1s\""),
+            ("memory", "\"1GiB\""),
+            ("processes_max", "10"),
+            ("file_bytes_max", "\"1MiB\""),
+            ("output_bytes_max", "\"1MiB\""),
+            ("accept_unverified", "true"),
+        ],
+    ),
+];
+
+/// The same for what is granted.
+#[test]
+fn every_key_of_a_grant_is_checked() {
+    let scene = Scene::new(&[]);
+    for (table, keys) in GRANTS {
+        let (path, others) = keys.split_first().unwrap();
+        let header = format!("[[grants]]\n[[grants.{table}]]\n{} = {}\n", path.0, path.1);
+        for (key, value) in others {
+            unusable(&scene, &format!("{header}x_{key} = {value}"), "4:1", &[&format!("x_{key}")]);
+            let column = key.len() + 4;
+            unusable(&scene, &format!("{header}{key} = 1.5"), &format!("4:{column}"), &["floating point"]);
+            unusable(&scene, &format!("{header}{key} = {value}\n{key} = {value}"), "5:1", &[]);
+        }
+        let all = keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect::<String>();
+        scene.config(&format!("[[grants]]\n[[grants.{table}]]\n{all}"));
+        drop(scene.serve());
+    }
+}
+
 /// What cannot be meant.
 #[test]
 fn nonsense_is_refused_with_its_place() {
@@ -151,6 +200,14 @@ fn nonsense_is_refused_with_its_place() {
             "6:15",
             &["another workspace at `/`"],
         ),
+        ("[[grants]]\nprograms = [{ path = \"sh\" }]", "2:13", &["absolute path"]),
+        ("[[grants]]\nprograms = [{ path = \"/nowhere\" }]", "2:13", &["/nowhere", "No such file"]),
+        (
+            "[[grants]]\nprograms = [{ path = \"/bin/sh\", arguments = [[\"[x\"]] }]",
+            "2:13",
+            &["pattern of an argument"],
+        ),
+        ("[[grants]]\nprograms = [{ path = \"/bin/sh\", cpu = \"1ms\" }]", "2:13", &["processor time"]),
         ("# \u{e4}\u{f6}\u{fc}\n\u{e4} = 1", "2:1", &[]),
     ] {
         match place.strip_suffix(':') {

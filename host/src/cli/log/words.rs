@@ -126,6 +126,9 @@ fn end(entry: &Value) -> String {
         let (name, state) = (&effect["name"], effect["state"].as_str().unwrap_or_default());
         let _ = write!(line, ", {} {}", printable(&name.to_string()), printable(state));
     }
+    if entry["subprocesses"].is_string() {
+        let _ = write!(line, ", subprocesses: {}", text("subprocesses"));
+    }
     line
 }
 
