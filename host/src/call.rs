@@ -25,12 +25,12 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tracing::{Instrument, Span};
 
-#[cfg(feature = "control")]
-pub(crate) use self::builder::PRIORITY_MIN;
 pub(crate) use self::builder::Request;
 pub use self::builder::{Call, CallBuilder, PRIORITY_DEFAULT};
+#[cfg(feature = "control")]
+pub(crate) use self::builder::{Lowered, PRIORITY_MIN};
 use self::gated::{Ended, Gated};
-pub use self::limits::CallLimits;
+pub use self::limits::{CallLimits, LimitsChange};
 pub use self::outcome::{Attachment, Commits, Effect, EffectState, End, Failure, Outcome, Output, Stopped};
 use self::room::Place;
 pub(crate) use self::state::{CallState, Identity, NO_DEADLINE_NS};
@@ -161,6 +161,9 @@ async fn carry_out<'a>(
         return Err(Fault::Refused(why));
     }
     may_start(core, call).await.map_err(Fault::Refused)?;
+    if let Some(account) = &call.live.account {
+        account.admit(core.now_ns()).map_err(Fault::Refused)?;
+    }
     let describing = matches!(operation, Operation::Describe(_));
     let work = match operation {
         Operation::Describe(answer) => Work::Describe(answer),
@@ -246,6 +249,10 @@ async fn settle(
         None
     });
     let Remains { fuel, stderr } = remains.unwrap_or_default();
+    if let Some(account) = &call.live.account {
+        // What was seen while it ran is charged already.
+        account.use_fuel(fuel.saturating_sub(call.live.fuel_seen()), core.now_ns());
+    }
     workspaces.end(&core.io.handle).await;
     drop(run.room.take());
     run.held.end().await;
@@ -345,13 +352,14 @@ async fn conclude(
     answer: Answer,
     sandbox: Option<&mut Sandbox>,
 ) -> Option<End> {
+    let output_bytes_max = sandbox.as_ref().map_or(0, |sandbox| sandbox.output_bytes_max());
     let answer = match answer {
         Answer::Loaded(loaded) => return loaded.conclude(core, call),
         #[cfg(feature = "cli")]
         Answer::Program(end) => return Some(end),
         Answer::Specs => Ok(Output { json: Value::Null, attachments: Vec::new() }),
-        Answer::Call(Ok(output)) => outcome::output(output, core.call_limits.output_bytes_max),
-        Answer::Call(Err(failure)) => Err(outcome::failure(failure, core.call_limits.output_bytes_max)),
+        Answer::Call(Ok(output)) => outcome::output(output, output_bytes_max),
+        Answer::Call(Err(failure)) => Err(outcome::failure(failure, output_bytes_max)),
     };
     let sandbox = sandbox?;
     if sandbox.is_out_of_fuel() {
@@ -432,6 +440,14 @@ fn failed(core: &Arc<Core>, call: &Arc<CallState>, fault: Fault, sandbox: Option
     }
     let stderr = sandbox.map(|sandbox| sandbox.store().data().stderr_text()).unwrap_or_default();
     Some(outcome::trapped(&error, &stderr))
+}
+
+/// Fuel that the call has used is charged to its agent. What is more than that has stops the call.
+fn charge(core: &Core, call: &Arc<CallState>, fuel: u64) {
+    let Some(account) = call.live.account.as_ref().filter(|_| fuel > 0) else { return };
+    if !account.use_fuel(fuel, core.now_ns()) {
+        stop(core, call, Cause::Fuel, "the agent has used up its fuel for this minute".into());
+    }
 }
 
 fn out_of_fuel(core: &Core, call: &Arc<CallState>) -> Option<End> {

@@ -18,6 +18,7 @@ mod kill;
 mod log;
 mod new;
 mod outcome_shown;
+mod policy;
 mod ps;
 pub(crate) mod quantity;
 mod retire;
@@ -72,6 +73,7 @@ enum Command {
     Exec(exec::Args),
     State(state::Args),
     Inspect(inspect::Args),
+    Policy(policy::Args),
     New(new::Args),
     Build(build::Args),
     #[command(hide = true)]
@@ -82,7 +84,6 @@ enum Command {
 pub fn main() -> ProcessExitCode {
     // First of all: this process may be one that compiles for another one.
     crate::compile_child();
-    crate::process_supervisor();
     crate::process_supervisor();
     start_tracing();
     let cli = match Cli::try_parse() {
@@ -112,6 +113,7 @@ pub fn main() -> ProcessExitCode {
         Command::ExecShim(args) => exec::shim(&args),
         Command::State(args) => state::main(args),
         Command::Inspect(args) => inspect::main(args),
+        Command::Policy(args) => policy::main(&args),
         Command::Call(args) => call::main(args),
         Command::Serve(args) => serve::main(&args),
         Command::New(args) => new::main(args),

@@ -3,14 +3,17 @@
 //! Invariant: a call gets what every rule that names it gives, and nothing else; and everything that a rule names was there
 //! when the host was built.
 
+mod ambient;
 mod program;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use self::ambient::Ambient;
 pub(crate) use self::program::Program;
 pub use self::program::{ProgramGrant, ProgramLimits};
 
+use crate::call::{CallLimits, LimitsChange};
 use crate::store::Store;
 use crate::workspace::{Workspace, WorkspaceError, WorkspaceLimits};
 
@@ -49,6 +52,12 @@ impl Grantee {
         self
     }
 
+    /// Agent, component and tool, where they are named.
+    #[cfg(feature = "cli")]
+    pub(crate) fn names(&self) -> (Option<&str>, Option<&str>, Option<&str>) {
+        (self.agent.as_deref(), self.component.as_deref(), self.tool.as_deref())
+    }
+
     /// Whether there can be a call that both cover.
     fn meets(&self, other: &Self) -> bool {
         let meets = |one: &Option<String>, other: &Option<String>| {
@@ -57,7 +66,7 @@ impl Grantee {
         meets(&self.agent, &other.agent) && meets(&self.component, &other.component) && meets(&self.tool, &other.tool)
     }
 
-    fn covers(&self, agent: &str, component: &str, tool: &str) -> bool {
+    pub(crate) fn covers(&self, agent: &str, component: &str, tool: &str) -> bool {
         let covers = |named: &Option<String>, name: &str| named.as_ref().is_none_or(|named| named == name);
         covers(&self.agent, agent) && covers(&self.component, component) && covers(&self.tool, tool)
     }
@@ -68,6 +77,8 @@ impl Grantee {
 pub struct Grants {
     workspaces: Vec<WorkspaceGrant>,
     programs: Vec<ProgramGrant>,
+    ambient: Ambient,
+    limits: LimitsChange,
 }
 
 impl Grants {
@@ -83,11 +94,58 @@ impl Grants {
         self
     }
 
+    /// A variable of the guest's environment, which is otherwise empty.
+    #[must_use]
+    pub fn environment(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.ambient.environment.insert(name.into(), value.into());
+        self
+    }
+
+    /// The host's clocks as they are. They are coarse otherwise: one millisecond.
+    #[must_use]
+    pub fn clock(mut self) -> Self {
+        self.ambient.clock = true;
+        self
+    }
+
+    /// Real randomness. It is the same for each call otherwise, so that the same input uses the same fuel.
+    #[must_use]
+    pub fn random(mut self) -> Self {
+        self.ambient.random = true;
+        self
+    }
+
+    /// Other limits than those of every call. A call may still ask for less or more of some of them.
+    #[must_use]
+    pub fn limits(mut self, limits: LimitsChange) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// A program of the machine.
     #[must_use]
     pub fn program(mut self, program: ProgramGrant) -> Self {
         self.programs.push(program);
         self
+    }
+}
+
+impl Grants {
+    pub(crate) fn check_ambient(&self) -> Result<(), GrantError> {
+        self.ambient.check()
+    }
+}
+
+#[cfg(feature = "cli")]
+impl Grants {
+    /// In words, one for each.
+    pub(crate) fn in_words(&self) -> Vec<String> {
+        let workspaces = self.workspaces.iter().map(WorkspaceGrant::in_words);
+        // What cannot be granted is not said to be.
+        let programs = self.programs.iter().filter_map(|grant| Program::open(grant.clone()).ok());
+        let programs = programs.map(|program| program.in_words());
+        let limits = self.limits.in_words().map(|limits| format!("other limits: {limits}"));
+        workspaces.chain(programs).chain(self.ambient.in_words()).chain(limits).collect()
     }
 }
 
@@ -127,6 +185,11 @@ impl WorkspaceGrant {
 }
 
 impl WorkspaceGrant {
+    #[cfg(feature = "cli")]
+    fn in_words(&self) -> String {
+        Workspace::words(self.is_read_only, &self.path, &self.at)
+    }
+
     pub(crate) fn is_at_a_path(&self) -> bool {
         self.at.starts_with('/') && !self.at.split('/').any(|name| name == "..")
     }
@@ -149,6 +212,12 @@ pub enum GrantError {
         /// What is wrong.
         why: String,
     },
+    /// A variable cannot be granted.
+    #[error("`{0}` is no variable of an environment: a name without `=`, and no null byte in name or value")]
+    Variable(String),
+    /// Two rules that cover the same call say different things.
+    #[error("two rules that cover the same call both say something about `{0}`: say it once")]
+    Contradiction(String),
     /// A guest would see only one of them.
     #[error(
         "two workspaces would be seen at `{0}` by the same call: give one of them another place (`at`, or `=PATH`)"
@@ -170,18 +239,28 @@ pub(crate) type Seen = (String, Arc<Workspace>);
 pub(crate) struct Granted {
     pub(crate) workspaces: Vec<Seen>,
     pub(crate) programs: Vec<Arc<Program>>,
+    pub(crate) ambient: Ambient,
+    limits: Vec<LimitsChange>,
 }
 
 impl Granted {
     /// In words, one for each grant.
     pub(crate) fn in_words(&self) -> Vec<String> {
         let workspaces = self.workspaces.iter().map(|(at, workspace)| workspace.in_words(at));
-        workspaces.chain(self.programs.iter().map(|program| program.in_words())).collect()
+        let programs = self.programs.iter().map(|program| program.in_words());
+        workspaces.chain(programs).chain(self.ambient.in_words()).collect()
+    }
+
+    /// Replaces what holds for every call.
+    pub(crate) fn change(&self, limits: &mut CallLimits) {
+        self.limits.iter().for_each(|change| change.apply(limits));
     }
 
     fn add(&mut self, other: &Self) {
         self.workspaces.extend_from_slice(&other.workspaces);
         self.programs.extend_from_slice(&other.programs);
+        self.ambient.add(&other.ambient);
+        self.limits.extend_from_slice(&other.limits);
     }
 }
 
@@ -196,16 +275,24 @@ impl GrantTable {
         if let Some(at) = clash(&rules) {
             return Err(GrantError::Twice(at.to_owned()));
         }
+        if let Some(what) = contradiction(&rules) {
+            return Err(GrantError::Contradiction(what));
+        }
         let own: Vec<PathBuf> = store.home().map(|home| home.path().to_owned()).into_iter().chain(machine()).collect();
         let mut opened: Vec<(Grantee, Granted)> = Vec::new();
         for (grantee, grants) in rules {
             let mut granted = Granted::default();
+            grants.check_ambient()?;
             for grant in grants.workspaces {
                 if !grant.is_at_a_path() {
                     return Err(GrantError::At(grant.at));
                 }
                 let workspace = Workspace::open(&grant.path, grant.is_read_only, grant.limits, &own, store)?;
                 granted.workspaces.push((grant.at, Arc::new(workspace)));
+            }
+            granted.ambient = grants.ambient;
+            if grants.limits != LimitsChange::default() {
+                granted.limits.push(grants.limits);
             }
             for grant in grants.programs {
                 granted.programs.push(Arc::new(Program::open(grant)?));
@@ -246,6 +333,17 @@ pub(crate) fn clash(rules: &[(Grantee, Grants)]) -> Option<&str> {
     each().enumerate().find_map(|(number, (who, at))| {
         let twice = each().skip(number + 1).any(|(other, there)| at == there && who.meets(other));
         twice.then_some(at.as_str())
+    })
+}
+
+/// What two rules both say something about that can cover the same call.
+pub(crate) fn contradiction(rules: &[(Grantee, Grants)]) -> Option<String> {
+    rules.iter().enumerate().find_map(|(number, (who, what))| {
+        let mut others = rules[number + 1..].iter().filter(|(other, _)| who.meets(other));
+        others.find_map(|(_, other)| {
+            let limit = what.limits.clash(&other.limits).map(str::to_owned);
+            limit.or_else(|| what.ambient.clash(&other.ambient))
+        })
     })
 }
 

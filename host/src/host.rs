@@ -17,6 +17,7 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 use crate::agent::Agent;
+use crate::budget::{Budget, Budgets};
 use crate::call::load::Load;
 use crate::call::room::Room;
 use crate::call::{CallLimits, PRIORITY_DEFAULT};
@@ -144,6 +145,7 @@ pub struct HostBuilder {
     shutdown_grace: Duration,
     hooks: Vec<Hook>,
     grants: Vec<(Grantee, Grants)>,
+    budgets: Vec<(Option<String>, Budget)>,
     #[cfg(feature = "control")]
     offered: Option<HostKind>,
     #[cfg(feature = "control")]
@@ -279,6 +281,14 @@ impl HostBuilder {
         self
     }
 
+    /// What an agent may use across its calls in this host; `None`: each agent of which nothing else is said. The last one
+    /// counts.
+    #[must_use]
+    pub fn budget(mut self, agent: Option<&str>, budget: Budget) -> Self {
+        self.budgets.push((agent.map(str::to_owned), budget));
+        self
+    }
+
     /// What a call gets that does not ask for less.
     #[must_use]
     pub fn call_limits(mut self, limits: CallLimits) -> Self {
@@ -345,6 +355,7 @@ impl HostBuilder {
             closing_down: Closing { grace: self.shutdown_grace, hooks: Mutex::new(self.hooks) },
             shared: Arc::new(self.shared),
             grants,
+            budgets: Budgets::new(self.budgets),
             launcher: Launcher::new(self.process_supervisor),
             spill_folder,
             store: self.store,
@@ -398,6 +409,7 @@ impl Host {
             shutdown_grace: Duration::ZERO,
             hooks: Vec::new(),
             grants: Vec::new(),
+            budgets: Vec::new(),
             #[cfg(feature = "control")]
             offered: None,
             #[cfg(feature = "control")]
@@ -582,6 +594,7 @@ pub(crate) struct Core {
     pub(crate) state_limits: Arc<crate::transaction::StateLimits>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) grants: GrantTable,
+    pub(crate) budgets: Budgets,
     /// Where what calls write to files is kept, if it does not fit into memory.
     /// Starts the programs of tools.
     pub(crate) launcher: Launcher,

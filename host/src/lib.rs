@@ -63,6 +63,7 @@
 //!   component again once halts or files have changed.)
 
 mod agent;
+mod budget;
 mod call;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -100,9 +101,10 @@ mod workers;
 mod workspace;
 
 pub use agent::{AGENT_BYTES_MAX, Agent, DEFAULT_AGENT};
+pub use budget::Budget;
 pub use call::{
-    Attachment, Call, CallBuilder, CallLimits, Commits, Effect, EffectState, End, Failure, Outcome, Output,
-    PRIORITY_DEFAULT, Progress, Stopped,
+    Attachment, Call, CallBuilder, CallLimits, Commits, Effect, EffectState, End, Failure, LimitsChange, Outcome,
+    Output, PRIORITY_DEFAULT, Progress, Stopped,
 };
 pub use clock::{Clock, SystemClock};
 pub use engine::{FUEL_INTERVAL, TICK};

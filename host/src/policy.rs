@@ -3,6 +3,7 @@
 //! Invariant: a file is taken as a whole or not at all. What is not known, of the wrong type or contradicts itself is an
 //! error that names the line and the column; nothing is guessed and nothing is passed over.
 
+mod budgets;
 mod grants;
 
 use std::collections::BTreeMap;
@@ -16,8 +17,10 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use toml::Spanned;
 
+use self::budgets::BudgetTable;
 use self::grants::{GrantTable, Rule};
-use crate::call::CallLimits;
+use crate::budget::Budget;
+use crate::call::{CallLimits, LimitsChange};
 use crate::cli::quantity;
 use crate::host::HostLimits;
 use crate::log::CheckpointTo;
@@ -52,6 +55,8 @@ pub(crate) struct HostPolicy {
     pub(crate) drill_every: Option<Duration>,
     /// Who gets what beyond its own state.
     pub(crate) grants: Vec<Rule>,
+    /// Of whom, and how much; of each agent that is not named, if nobody is.
+    pub(crate) budgets: Vec<(Option<String>, Budget)>,
 }
 
 impl PartialEq for HostPolicy {
@@ -90,6 +95,8 @@ struct File {
     tools: BTreeMap<Spanned<String>, ToolTable>,
     #[serde(default)]
     grants: Vec<Spanned<GrantTable>>,
+    #[serde(default)]
+    budgets: Vec<BudgetTable>,
 }
 
 #[derive(Default, Deserialize)]
@@ -249,7 +256,8 @@ impl Policy {
         // A relative path is one from the file, wherever the command is started.
         let folder = path.parent().unwrap_or(Path::new("."));
         let is_known = |component: &str| file.tools.keys().any(|name| name.get_ref() == component);
-        host.grants = grants::check(file.grants, &is_known, folder, &wrong)?;
+        host.grants = grants::check(file.grants, &is_known, folder, host.limits.memory_bytes_max, &wrong)?;
+        host.budgets = budgets::check(file.budgets, &wrong)?;
         let tools = file.tools.into_iter().map(|(name, tool)| {
             let place = name.span();
             let name = checked_name(name.into_inner()).map_err(|error| wrong(place, error.to_string()))?;
@@ -302,19 +310,9 @@ impl HostTable {
             }
             given => given.map(|given| given.into_inner().0),
         };
-        let asked = limits.memory.as_ref().map(|memory| (memory.span(), memory.get_ref().0));
-        let memory_bytes_max = match (self.memory_bytes_max, asked) {
-            // Whoever grants it to calls grants it to the host.
-            (None, Some((_, asked))) => none.memory_bytes_max.max(asked),
-            (given, None) => bytes(given, none.memory_bytes_max),
-            (Some(Bytes(most)), Some((place, asked))) if asked > most => {
-                let why = format!(
-                    "`memory` is {asked} bytes, and `memory_bytes_max` of [host] is {most}: raise that, or lower this"
-                );
-                return Err(wrong(place, why));
-            }
-            (Some(Bytes(most)), Some(_)) => most,
-        };
+        // Whoever grants it to calls grants it to the host, unless the host says how much there is.
+        let asked = limits.memory.as_ref().map_or(0, |memory| memory.get_ref().0);
+        let memory_bytes_max = bytes(self.memory_bytes_max, none.memory_bytes_max.max(asked));
         let host_limits = HostLimits {
             calls_max: count(self.calls_max, none.calls_max),
             sandboxes_max,
@@ -327,61 +325,80 @@ impl HostTable {
             tools_max: count(self.tools_max, none.tools_max),
             workers,
         };
-        let call_limits = limits.check(memory_bytes_max, wrong)?;
+        let (change, state) = limits.check(memory_bytes_max, wrong)?;
+        let mut call_limits = CallLimits { state: state.limits(), ..CallLimits::default() };
+        call_limits.memory_bytes_max = call_limits.memory_bytes_max.min(memory_bytes_max);
+        change.apply(&mut call_limits);
         let checkpoint_to = self.checkpoint_to.map(|Parsed(to)| to);
-        let grants = Vec::new();
-        Ok(HostPolicy { limits: host_limits, call_limits, checkpoint_to, shutdown_grace, drill_every, grants })
+        let (grants, budgets) = (Vec::new(), Vec::new());
+        Ok(HostPolicy { limits: host_limits, call_limits, checkpoint_to, shutdown_grace, drill_every, grants, budgets })
     }
 }
 
 impl LimitsTable {
+    /// What it says something about, and the rest as it is. `memory_bytes_max`: of the host.
     fn check(
         self,
         memory_bytes_max: usize,
         wrong: &dyn Fn(Range<usize>, String) -> PolicyError,
-    ) -> Result<CallLimits, PolicyError> {
-        let none = CallLimits::default();
-        let count = |count: Option<Count>, default| count.map_or(default, |Count(count)| count);
-        let bytes = |bytes: Option<Bytes>, default| bytes.map_or(default, |Bytes(bytes)| bytes);
-        let many = |given: Option<Bytes>, default| given.map_or(default, |Bytes(bytes)| bytes as u64);
+    ) -> Result<(LimitsChange, StateTable), PolicyError> {
         let nothing = |place| wrong(place, "more than nothing: every call would be stopped at once".into());
-        let deadline = match self.deadline {
-            None => none.deadline,
-            Some(given) if given.get_ref().0.is_zero() => return Err(nothing(given.span())),
-            Some(given) => given.into_inner().0,
+        if let Some(deadline) = self.deadline.as_ref().filter(|given| given.get_ref().0.is_zero()) {
+            return Err(nothing(deadline.span()));
+        }
+        if let Some(fuel) = self.fuel.as_ref().filter(|given| given.get_ref().0 == 0) {
+            return Err(nothing(fuel.span()));
+        }
+        if let Some(memory) = &self.memory {
+            match memory.get_ref().0 {
+                0 => return Err(nothing(memory.span())),
+                asked if asked > memory_bytes_max => {
+                    let why = format!(
+                        "`memory` is {asked} bytes, and `memory_bytes_max` of [host] is {memory_bytes_max}: raise that, or \
+                         lower this"
+                    );
+                    return Err(wrong(memory.span(), why));
+                }
+                _ => {}
+            }
+        }
+        let count = |given: Option<Count>| given.map(|Count(count)| count);
+        let bytes = |given: Option<Bytes>| given.map(|Bytes(bytes)| bytes);
+        let change = LimitsChange {
+            deadline: self.deadline.map(|given| given.into_inner().0),
+            grace: self.grace.map(|Time(grace)| grace),
+            fuel: self.fuel.map(|given| given.into_inner().0),
+            memory_bytes_max: self.memory.map(|given| given.into_inner().0),
+            priority: self.priority,
+            input_bytes_max: bytes(self.input_bytes_max),
+            output_bytes_max: bytes(self.output_bytes_max),
+            transfer_bytes_max: bytes(self.transfer_bytes_max),
+            stderr_bytes_max: bytes(self.stderr_bytes_max),
+            resources_max: count(self.resources_max),
+            effects_max: count(self.effects_max),
         };
-        let fuel = match self.fuel {
-            None => none.fuel,
-            Some(given) if given.get_ref().0 == 0 => return Err(nothing(given.span())),
-            Some(given) => given.into_inner().0,
-        };
-        let memory = match self.memory {
-            None => none.memory_bytes_max.min(memory_bytes_max),
-            Some(given) if given.get_ref().0 == 0 => return Err(nothing(given.span())),
-            Some(given) => given.into_inner().0,
-        };
-        let state = self.state;
-        Ok(CallLimits {
-            deadline,
-            grace: self.grace.map_or(none.grace, |Time(grace)| grace),
-            fuel,
-            memory_bytes_max: memory,
-            priority: self.priority.unwrap_or(none.priority),
-            input_bytes_max: bytes(self.input_bytes_max, none.input_bytes_max),
-            output_bytes_max: bytes(self.output_bytes_max, none.output_bytes_max),
-            transfer_bytes_max: bytes(self.transfer_bytes_max, none.transfer_bytes_max),
-            stderr_bytes_max: bytes(self.stderr_bytes_max, none.stderr_bytes_max),
-            resources_max: count(self.resources_max, none.resources_max),
-            effects_max: count(self.effects_max, none.effects_max),
-            state: StateLimits {
-                key_bytes_max: bytes(state.key_bytes_max, none.state.key_bytes_max),
-                value_bytes_max: bytes(state.value_bytes_max, none.state.value_bytes_max),
-                keys_max: count(state.keys_max, none.state.keys_max),
-                read_bytes_max: many(state.read_bytes_max, none.state.read_bytes_max),
-                write_bytes_max: many(state.write_bytes_max, none.state.write_bytes_max),
-                space_bytes_max: many(state.space_bytes_max, none.state.space_bytes_max),
-            },
-        })
+        Ok((change, self.state))
+    }
+}
+
+impl StateTable {
+    fn is_empty(&self) -> bool {
+        let bytes = [&self.key_bytes_max, &self.value_bytes_max, &self.read_bytes_max, &self.write_bytes_max];
+        bytes.iter().all(|given| given.is_none()) && self.space_bytes_max.is_none() && self.keys_max.is_none()
+    }
+
+    fn limits(self) -> StateLimits {
+        let none = StateLimits::default();
+        let bytes = |given: Option<Bytes>, default| given.map_or(default, |Bytes(bytes)| bytes);
+        let many = |given: Option<Bytes>, default| given.map_or(default, |Bytes(bytes)| bytes as u64);
+        StateLimits {
+            key_bytes_max: bytes(self.key_bytes_max, none.key_bytes_max),
+            value_bytes_max: bytes(self.value_bytes_max, none.value_bytes_max),
+            keys_max: self.keys_max.map_or(none.keys_max, |Count(count)| count),
+            read_bytes_max: many(self.read_bytes_max, none.read_bytes_max),
+            write_bytes_max: many(self.write_bytes_max, none.write_bytes_max),
+            space_bytes_max: many(self.space_bytes_max, none.space_bytes_max),
+        }
     }
 }
 

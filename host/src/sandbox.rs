@@ -24,10 +24,10 @@ pub(crate) use self::limiter::MemoryLimitReached;
 use self::stderr::Stderr;
 use crate::call::{CallLimits, CallState};
 use crate::engine::FUEL_INTERVAL;
-use crate::grants::Granted;
+use crate::grants::{Ambient, Granted};
 use crate::host::Core;
 use crate::hostcalls::bindings::Guest;
-use crate::hostcalls::clocks::CoarseClock;
+use crate::hostcalls::clocks::GuestClock;
 use crate::interrupt::{Cause, cut};
 use crate::store::Space;
 use crate::tools::Code;
@@ -160,6 +160,7 @@ pub(crate) struct Sandbox {
     store: Store<CallCtx>,
     granted_fuel: u64,
     armed_fuel: u64,
+    output_bytes_max: usize,
 }
 
 impl Sandbox {
@@ -176,7 +177,7 @@ impl Sandbox {
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.resources_max);
         let ctx = CallCtx {
-            wasi: wasi(core, code, &stderr),
+            wasi: wasi(core, code, &stderr, &granted.ambient),
             limiter: Limiter::new(limits.memory_bytes_max, Arc::clone(&call.live)),
             transaction: Transaction::new(space, Arc::clone(&core.state_limits), Arc::clone(&call.live), workspaces),
             call: Arc::clone(call),
@@ -209,7 +210,7 @@ impl Sandbox {
             }
         });
         store.set_epoch_deadline(1);
-        Ok(Self { store, granted_fuel: limits.fuel, armed_fuel })
+        Ok(Self { store, granted_fuel: limits.fuel, armed_fuel, output_bytes_max: limits.output_bytes_max })
     }
 
     /// Instantiates. Start functions run here, so this is guest code like any other.
@@ -219,6 +220,11 @@ impl Sandbox {
 
     pub(crate) fn store(&mut self) -> &mut Store<CallCtx> {
         &mut self.store
+    }
+
+    /// Of what the tool answers.
+    pub(crate) fn output_bytes_max(&self) -> usize {
+        self.output_bytes_max
     }
 
     /// The guest has used more than it was granted.
@@ -237,15 +243,24 @@ impl Sandbox {
 
 /// What is not granted is linked all the same, in an empty form: no arguments, no environment, no preopened directories,
 /// closed streams, no network, a seeded random source, a coarse clock.
-fn wasi(core: &Arc<Core>, code: &Code, stderr: &Stderr) -> WasiCtx {
+fn wasi(core: &Arc<Core>, code: &Code, stderr: &Stderr, granted: &Ambient) -> WasiCtx {
     let seed = *code.digest.as_bytes();
-    let clock = CoarseClock::new(Arc::clone(&core.clock));
-    WasiCtx::builder()
+    let clock = Arc::clone(&core.clock);
+    let clock = if granted.clock { GuestClock::fine(clock) } else { GuestClock::coarse(clock) };
+    let mut builder = WasiCtx::builder();
+    // If nothing is said it is the operating system's.
+    if !granted.random {
+        builder
+            .secure_random(StdRng::from_seed(seed))
+            // The same for each call, so that the same input uses the same fuel.
+            .insecure_random(StdRng::from_seed(seed))
+            .insecure_random_seed(u128::from_le_bytes(std::array::from_fn(|at| seed[at])));
+    }
+    for (name, value) in &granted.environment {
+        builder.env(name, value);
+    }
+    builder
         .stderr(stderr.clone())
-        // The same for each call, so that the same input uses the same fuel.
-        .secure_random(StdRng::from_seed(seed))
-        .insecure_random(StdRng::from_seed(seed))
-        .insecure_random_seed(u128::from_le_bytes(std::array::from_fn(|at| seed[at])))
         .max_random_size(RANDOM_BYTES_MAX)
         .wall_clock(clock.clone())
         .monotonic_clock(clock)

@@ -52,18 +52,33 @@ pub(crate) struct Request {
     pub(crate) reviewer: Option<Reviewer>,
 }
 
+/// What a client asks for. Left out: what it would get.
+#[cfg(feature = "control")]
+pub(crate) struct Lowered {
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) grace: Option<Duration>,
+    pub(crate) fuel: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) priority: Option<u8>,
+}
+
 impl CallBuilder {
     pub(crate) fn new(core: Arc<Core>, agent: Arc<str>, component: Component, tool: String, input: Value) -> Self {
         let mut tool = tool;
         crate::interrupt::cut(&mut tool, crate::interrupt::TEXT_BYTES_MAX);
+        let granted = Arc::new(core.grants.of(&agent, &component.inner.name, &tool));
+        let mut limits = core.call_limits.clone();
+        granted.change(&mut limits);
+        // Beyond the host's own limit `memory.grow` would answer -1, and nobody would be told why the call ended.
+        limits.memory_bytes_max = limits.memory_bytes_max.min(core.limits.memory_bytes_max);
         let request = Request {
             code: Arc::clone(&component.inner.code),
             name: Arc::clone(&component.inner.name),
-            granted: Arc::new(core.grants.of(&agent, &component.inner.name, &tool)),
+            granted,
             component: Some(component),
             operation: Operation::Call(input),
-            limits: core.call_limits.clone(),
-            priority: core.call_limits.priority,
+            priority: limits.priority,
+            limits,
             refused: None,
             reviewer: None,
         };
@@ -113,6 +128,20 @@ impl CallBuilder {
         self
     }
 
+    /// Less of what it would get; more is not given.
+    #[cfg(feature = "control")]
+    pub(crate) fn lower(mut self, asked: &Lowered) -> Self {
+        let limits = &mut self.request.limits;
+        limits.deadline = asked.deadline.map_or(limits.deadline, |asked| asked.min(limits.deadline));
+        limits.grace = asked.grace.map_or(limits.grace, |asked| asked.min(limits.grace));
+        limits.fuel = asked.fuel.map_or(limits.fuel, |asked| asked.min(limits.fuel));
+        let memory = asked.memory_bytes.and_then(|bytes| usize::try_from(bytes).ok());
+        limits.memory_bytes_max = memory.map_or(limits.memory_bytes_max, |asked| asked.min(limits.memory_bytes_max));
+        let priority = self.request.priority;
+        self.request.priority = asked.priority.map_or(priority, |asked| asked.min(priority));
+        self
+    }
+
     /// What a cooperative tool gets to tidy up after its deadline. It cannot commit then.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.request.limits.grace = grace;
@@ -158,6 +187,7 @@ impl CallBuilder {
     /// instruction.
     pub fn start(self) -> Call {
         let Self { core, agent, tool, parent, request } = self;
+        let account = core.budgets.of(&agent, core.now_ns());
         let identity = Identity {
             agent,
             tool,
@@ -165,7 +195,7 @@ impl CallBuilder {
             parent,
             grace: request.limits.grace,
             priority: request.priority,
-            live: Live::new(core.now_ns(), request.limits.fuel).granted(request.granted.in_words()),
+            live: Live::new(core.now_ns(), request.limits.fuel).granted(request.granted.in_words()).charged(account),
         };
         register(core, identity, |core, call| {
             core.workers.spawn(drive(Arc::clone(core), Arc::clone(call), request, trace::call(call)));

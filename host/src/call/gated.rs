@@ -7,6 +7,7 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::CallState;
@@ -24,14 +25,14 @@ pub(super) enum Ended<T> {
 
 pub(super) struct Gated<'a, F> {
     core: &'a Core,
-    call: &'a CallState,
+    call: &'a Arc<CallState>,
     inner: Pin<&'a mut Option<F>>,
     meter: Option<Meter>,
 }
 
 impl<'a, F: Future> Gated<'a, F> {
     /// `inner` is emptied when the gate is closed.
-    pub(super) fn new(core: &'a Core, call: &'a CallState, inner: Pin<&'a mut Option<F>>) -> Self {
+    pub(super) fn new(core: &'a Core, call: &'a Arc<CallState>, inner: Pin<&'a mut Option<F>>) -> Self {
         Self { core, call, inner, meter: None }
     }
 }
@@ -71,7 +72,9 @@ impl<F: Future> Future for Gated<'_, F> {
         }
         match polled {
             Ok(Poll::Pending) => {
+                let seen = self.call.live.fuel_seen();
                 self.meter = Some(Meter::pending(meter, cx.waker(), &self.call.live));
+                super::charge(self.core, self.call, self.call.live.fuel_seen() - seen);
                 Poll::Pending
             }
             Ok(Poll::Ready(value)) => Poll::Ready(Ended::Ready(value)),

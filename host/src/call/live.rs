@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Effect, EffectState};
+use crate::budget::Account;
 use crate::process::Processes;
 use crate::transaction::Size;
 use crate::workspace::Tally;
@@ -34,6 +35,8 @@ pub(crate) struct Live {
     #[cfg_attr(not(feature = "control"), expect(dead_code, reason = "only operators look at it"))]
     pub(crate) fuel_granted: u64,
     fuel_used: AtomicU64,
+    /// Of the agent, if it has a budget.
+    pub(crate) account: Option<Arc<Account>>,
     turn_is_over: AtomicBool,
     pub(crate) memory_bytes: AtomicU64,
     writes: AtomicU64,
@@ -62,6 +65,7 @@ impl Live {
             registered_ns,
             fuel_granted,
             fuel_used: AtomicU64::new(0),
+            account: None,
             turn_is_over: AtomicBool::new(false),
             memory_bytes: AtomicU64::new(0),
             writes: AtomicU64::new(0),
@@ -125,6 +129,16 @@ impl Live {
     /// Whether it has, since this was asked last.
     pub(super) fn has_given_way(&self) -> bool {
         self.turn_is_over.swap(false, Ordering::Relaxed)
+    }
+
+    /// To be charged to this account.
+    pub(super) fn charged(self, account: Option<Arc<Account>>) -> Self {
+        Self { account, ..self }
+    }
+
+    /// Units that were seen so far while it runs.
+    pub(super) fn fuel_seen(&self) -> u64 {
+        self.fuel_used.load(Ordering::Relaxed)
     }
 
     /// By the call's worker, and nobody else.

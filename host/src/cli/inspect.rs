@@ -1,19 +1,27 @@
 //! `estop inspect`: what a component is, and what it would get.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{ExitCode, build, json_text, print, printable};
+use super::exit_code::usage;
+use super::{ExitCode, build, json_text, policy, print, printable};
 use crate::hostcalls::grant;
-use crate::{CompileChild, Component, Host, HostLimits, Source, ToolInfo};
+use crate::policy::ToolPolicy;
+use crate::{CompileChild, Component, DEFAULT_AGENT, Host, HostLimits, Source, ToolInfo};
 
 /// Say what a component is, what tools it has, what it imports and what it would get.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// A component (`.wasm`), or the folder of a tool's crate, which is built first
     component: PathBuf,
+    /// Say what it would get by this configuration (estop.toml), where one of its tools is this component
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// On whose behalf
+    #[arg(long, default_value = DEFAULT_AGENT, requires = "config")]
+    agent: String,
     /// As one JSON object
     #[arg(long)]
     json: bool,
@@ -26,22 +34,46 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let limits = HostLimits { sandboxes_max: 16, ..HostLimits::default() };
     let host = Host::builder().limits(limits).compile_with(CompileChild::this_program()).build()?;
-    let component = runtime.block_on(host.load(Source::file(path)))?;
-    print(&if args.json { json_text(&to_json(&component)) } else { to_text(&component) })?;
+    let component = runtime.block_on(host.load(Source::file(path.clone())))?;
+    let granted = args.config.as_deref().map(|config| granted(config, &args.agent, &path, &component)).transpose()?;
+    let granted = granted.unwrap_or_default();
+    print(&if args.json { json_text(&to_json(&component, &granted)) } else { to_text(&component, &granted) })?;
     Ok(ExitCode::Completed)
 }
 
-fn to_json(component: &Component) -> Value {
+/// What each tool would get, in words.
+type Granted = Vec<(String, Vec<String>)>;
+
+fn granted(config: &Path, agent: &str, path: &Path, component: &Component) -> anyhow::Result<Granted> {
+    let policy = policy::read(config, "nothing can be said")?;
+    let is_it =
+        |tool: &ToolPolicy| tool.path.canonicalize().ok().zip(path.canonicalize().ok()).is_some_and(|(a, b)| a == b);
+    let Some((name, _)) = policy.tools.iter().find(|(_, tool)| is_it(tool)) else {
+        let (config, path) = (config.display(), path.display());
+        return Err(usage(format!("no [tools.*] of `{config}` has the path `{path}`")));
+    };
+    let gets = |tool: &ToolInfo| {
+        let rules = policy.host.grants.iter().filter(|(who, _)| who.covers(agent, name, &tool.name));
+        (tool.name.clone(), rules.flat_map(|(_, grants)| grants.in_words()).collect())
+    };
+    Ok(component.tools().iter().map(gets).collect())
+}
+
+fn to_json(component: &Component, granted: &Granted) -> Value {
     let import = |name: &String| json!({ "name": name, "gets": grant(name) });
-    json!({
+    let mut said = json!({
         "name": component.name(),
         "component": component.digest(),
         "tools": component.tools(),
         "imports": component.imports().iter().map(import).collect::<Vec<_>>(),
-    })
+    });
+    if !granted.is_empty() {
+        said["granted"] = granted.iter().map(|(tool, what)| (tool.clone(), json!(what))).collect();
+    }
+    said
 }
 
-fn to_text(component: &Component) -> String {
+fn to_text(component: &Component, granted: &Granted) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{} ({})", component.name(), component.digest());
@@ -60,6 +92,13 @@ fn to_text(component: &Component) -> String {
     let width = component.imports().iter().map(String::len).max().unwrap_or(0);
     for name in component.imports() {
         let _ = writeln!(text, "  {name:width$}  {}", grant(name));
+    }
+    if !granted.is_empty() {
+        let _ = writeln!(text, "\ngranted");
+        for (tool, what) in granted {
+            let what = if what.is_empty() { "nothing beyond its own state".into() } else { what.join(", ") };
+            let _ = writeln!(text, "  {tool}  {}", printable(&what));
+        }
     }
     text.truncate(text.trim_end().len());
     text

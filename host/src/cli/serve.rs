@@ -10,31 +10,27 @@ mod shelf;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::look::Stamp;
 use self::shelf::Shelf;
-use super::exit_code::{WithCode, usage};
 use super::signals::Signals;
 use super::systemd::Manager;
 use super::watchdog::{self, Watchdog};
-use super::{ExitCode, home, printable, say};
+use super::{ExitCode, home, policy, printable, say};
 use crate::control::{Errand, HostKind, Served};
 use crate::drill::LIVE_RUNS_DEFAULT;
 use crate::interrupt::HOST_ACTOR;
-use crate::policy::{Policy, PolicyError};
+use crate::policy::Policy;
 use crate::store::sqlite::Sqlite;
 use crate::{CompileChild, Home, Host, HostBuilder, ProcessSupervisor};
 
 /// Between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The configuration's name, where nobody says another.
-const CONFIG: &str = "estop.toml";
 
 /// Keep a host with its tools, for agents to call (`estop call`) and operators to stop. Tools that have changed are
-/// reloaded, at once on SIGHUP; [host], [limits] and [[grants]] hold until it is started again. SIGTERM or Ctrl-C stops everything and
+/// reloaded, at once on SIGHUP; [host], [limits], [[grants]] and [[budgets]] hold until it is started again. SIGTERM or Ctrl-C stops everything and
 /// ends it.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
@@ -55,6 +51,12 @@ A configuration; only the path of each tool has to be there:
    component = \"notes\"               # and `agent`, and `tool`: for whom; for everybody, if nothing is said
    workspaces = [{ path = \"docs\", write = true }]    # read only without `write`; at \"/\" without `at`
    programs = [{ path = \"/usr/bin/git\", arguments = [[\"status\"], [\"log\", \"**\"]] }]  # any without `arguments`
+   environment = { LANG = \"C\" }      # of the guest; `clock = true`: finer than 1 ms; `random = true`: not the same each time
+   limits = { deadline = \"5s\" }      # for these calls, in the place of those below
+   [[budgets]]                       # of an agent across its calls; of each one that is not named, without `agent`
+   agent = \"support-7\"
+   calls_per_minute = 600
+   fuel_per_minute = \"100G\"
    [limits]                          # of each call; whoever calls may ask for less
    priority = 100                    # 0 to 255, higher is more urgent
    deadline = \"30s\"
@@ -72,9 +74,9 @@ Further keys:
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let watchdog = Watchdog::start()?;
-    let config = config(args)?;
+    let config = policy::find(args.config.as_deref(), &args.home)?;
     let stamp = Stamp::of(&config);
-    let policy = Policy::read(&config).map_err(|error| unusable(&error))?;
+    let policy = policy::read(&config, "nothing was started")?;
     let ends_within = policy.host.shutdown_grace.saturating_add(watchdog::ENDS_WITHIN);
     let signals = Signals::tell_and_reload(watchdog.clone(), ends_within)?;
     let home = args.home.open()?;
@@ -109,28 +111,6 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     std::process::exit(code as i32)
 }
 
-fn config(args: &Args) -> anyhow::Result<PathBuf> {
-    if let Some(path) = &args.config {
-        return std::path::absolute(path).with_context(|| format!("cannot use `{}`", path.display()));
-    }
-    let here = std::path::absolute(CONFIG).context("cannot say where this is")?;
-    if here.exists() {
-        return Ok(here);
-    }
-    let in_home = args.home.path()?.join(CONFIG);
-    if in_home.exists() {
-        return Ok(in_home);
-    }
-    let (here, in_home) = (here.display(), in_home.display());
-    Err(usage(format!("there is neither `{here}` nor `{in_home}`; `estop serve --help` shows what to write into one")))
-}
-
-fn unusable(error: &PolicyError) -> anyhow::Error {
-    let message =
-        format!("{error}\nnothing was started; correct it and start again (`estop serve --help` has an example)");
-    WithCode { code: ExitCode::Usage, message }.into()
-}
-
 fn build(policy: &Policy, home: &Home, served: &Served) -> anyhow::Result<Host> {
     let mut store = Sqlite::options(home);
     if let Some(to) = &policy.host.checkpoint_to {
@@ -145,6 +125,8 @@ fn build(policy: &Policy, home: &Home, served: &Served) -> anyhow::Result<Host> 
     let builder = builder.shutdown_grace(policy.host.shutdown_grace);
     let grant = |builder: HostBuilder, (to, what)| builder.grant(to, what);
     let builder = policy.host.grants.iter().cloned().fold(builder, grant);
+    let budget = |builder: HostBuilder, (agent, budget): (Option<String>, _)| builder.budget(agent.as_deref(), budget);
+    let builder = policy.host.budgets.iter().cloned().fold(builder, budget);
     Ok(builder.offer(HostKind::Serve).serve_agents(served).build()?)
 }
 

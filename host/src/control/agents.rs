@@ -29,6 +29,7 @@ use super::served::{NotServed, Served};
 use super::server::{Bounds, Peer, Refused, answer, nothing_of_this_name, parse, serve, stop_here};
 use super::token::Tokens;
 use crate::agent::{self, Agent, DEFAULT_AGENT};
+use crate::call::Lowered;
 use crate::host::Core;
 use crate::interrupt::{Cause, Interrupt};
 
@@ -122,18 +123,17 @@ async fn call(
     let core = counter.core()?;
     let agent = counter.agent_of("call", &peer, request.agent)?;
     let place = counter.places.take(peer.uid).map_err(|why| Refused(StatusCode::SERVICE_UNAVAILABLE, why))?;
-    let most = &core.call_limits;
-    let lower = |asked: Option<u64>, most: Duration| asked.map_or(most, |us| Duration::from_micros(us).min(most));
-    let (deadline, grace) = (lower(request.deadline_us, most.deadline), lower(request.grace_us, most.grace));
-    let fuel = request.fuel.map_or(most.fuel, |fuel| fuel.min(most.fuel));
-    let memory_bytes = request.memory_bytes.and_then(|bytes| usize::try_from(bytes).ok());
-    let memory_bytes = memory_bytes.map_or(most.memory_bytes_max, |bytes| bytes.min(most.memory_bytes_max));
-    let priority = request.priority.map_or(most.priority, |priority| priority.min(most.priority));
+    let asked = Lowered {
+        deadline: request.deadline_us.map(Duration::from_micros),
+        grace: request.grace_us.map(Duration::from_micros),
+        fuel: request.fuel,
+        memory_bytes: request.memory_bytes,
+        priority: request.priority,
+    };
     let agent = Agent::new(Arc::clone(&core), agent);
     let (tool, input) = (request.tool, request.input);
     let call = counter.served.start(&tool, request.component.as_deref(), |component| {
-        let call = agent.call(component, &*tool, input).deadline(deadline).grace(grace);
-        call.fuel(fuel).memory_bytes(memory_bytes).priority(priority).start()
+        agent.call(component, &*tool, input).lower(&asked).start()
     });
     let call = call.map_err(|error| {
         let status = match error {

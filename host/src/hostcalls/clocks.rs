@@ -1,4 +1,5 @@
-//! The clock of a guest that was granted none: right, and coarse, so that it is of little use for measuring the host.
+//! The clocks of a guest: right, and coarse if it was not granted them, so that they are of little use for measuring the
+//! host.
 
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -7,38 +8,47 @@ use wasmtime_wasi::{HostMonotonicClock, HostWallClock};
 
 use crate::clock::{Clock, nanos};
 
-/// The resolution of both clocks.
-const RESOLUTION: Duration = Duration::from_millis(1);
+/// The resolution of both clocks, where nothing is granted.
+const COARSE: Duration = Duration::from_millis(1);
+const FINE: Duration = Duration::from_nanos(1);
 
 #[derive(Clone)]
-pub(crate) struct CoarseClock {
+pub(crate) struct GuestClock {
     clock: Arc<dyn Clock>,
+    resolution: Duration,
 }
 
-impl CoarseClock {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock }
+impl GuestClock {
+    pub(crate) fn coarse(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, resolution: COARSE }
+    }
+
+    pub(crate) fn fine(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, resolution: FINE }
+    }
+
+    fn rounded(&self, time_ns: u64) -> u64 {
+        time_ns - time_ns % nanos(self.resolution)
     }
 }
 
-impl HostMonotonicClock for CoarseClock {
+impl HostMonotonicClock for GuestClock {
     fn resolution(&self) -> u64 {
-        nanos(RESOLUTION)
+        nanos(self.resolution)
     }
 
     fn now(&self) -> u64 {
-        let now = nanos(self.clock.monotonic());
-        now - now % nanos(RESOLUTION)
+        self.rounded(nanos(self.clock.monotonic()))
     }
 }
 
-impl HostWallClock for CoarseClock {
+impl HostWallClock for GuestClock {
     fn resolution(&self) -> Duration {
-        RESOLUTION
+        self.resolution
     }
 
     fn now(&self) -> Duration {
         let now = self.clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Duration::from_millis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+        Duration::from_nanos(self.rounded(nanos(now)))
     }
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Bytes, Count, PolicyError, Time};
-use crate::grants::{Grantee, Grants, Program, ProgramGrant, ProgramLimits, WorkspaceGrant, clash};
+use super::{Bytes, Count, LimitsTable, PolicyError, Time};
+use crate::grants::{Grantee, Grants, Program, ProgramGrant, ProgramLimits, WorkspaceGrant, clash, contradiction};
 use crate::workspace::WorkspaceLimits;
 
 /// One rule.
@@ -22,6 +22,13 @@ pub(super) struct GrantTable {
     workspaces: Vec<Spanned<WorkspaceTable>>,
     #[serde(default)]
     programs: Vec<Spanned<ProgramTable>>,
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
+    #[serde(default)]
+    clock: bool,
+    #[serde(default)]
+    random: bool,
+    limits: Option<Spanned<LimitsTable>>,
 }
 
 #[derive(Deserialize)]
@@ -54,6 +61,13 @@ struct WorkspaceTable {
     memory_bytes_max: Option<Bytes>,
 }
 
+impl GrantTable {
+    fn is_empty(&self) -> bool {
+        let is_bare = self.workspaces.is_empty() && self.programs.is_empty() && self.environment.is_empty();
+        is_bare && !self.clock && !self.random && self.limits.is_none()
+    }
+}
+
 /// A rule, as it is in code.
 pub(super) type Rule = (Grantee, Grants);
 
@@ -62,14 +76,16 @@ pub(super) fn check(
     tables: Vec<Spanned<GrantTable>>,
     components: &dyn Fn(&str) -> bool,
     folder: &Path,
+    memory_bytes_max: usize,
     wrong: &dyn Fn(Range<usize>, String) -> PolicyError,
 ) -> Result<Vec<Rule>, PolicyError> {
     let mut rules = Vec::new();
     for table in tables {
         let place = table.span();
         let table = table.into_inner();
-        if table.workspaces.is_empty() && table.programs.is_empty() {
-            return Err(wrong(place, "it grants nothing: add `workspaces` or `programs`".into()));
+        if table.is_empty() {
+            let what = "it grants nothing: add `workspaces`, `programs`, `environment`, `clock`, `random` or `limits`";
+            return Err(wrong(place, what.into()));
         }
         let mut grantee = Grantee::everyone();
         if let Some(agent) = table.agent {
@@ -102,7 +118,25 @@ pub(super) fn check(
             Program::open(program.clone()).map_err(|error| wrong(place, error.to_string()))?;
             grants = grants.program(program);
         }
+        grants = table.environment.into_iter().fold(grants, |grants, (name, value)| grants.environment(name, value));
+        grants.check_ambient().map_err(|error| wrong(place.clone(), error.to_string()))?;
+        grants = if table.clock { grants.clock() } else { grants };
+        grants = if table.random { grants.random() } else { grants };
+        if let Some(limits) = table.limits {
+            let at = limits.span();
+            let (change, state) = limits.into_inner().check(memory_bytes_max, wrong)?;
+            if !state.is_empty() {
+                return Err(wrong(at, "what calls keep is bounded for all of them: in [limits.state]".into()));
+            }
+            grants = grants.limits(change);
+        }
         rules.push((grantee, grants));
+        if let Some(what) = contradiction(&rules) {
+            return Err(wrong(
+                place,
+                format!("another rule that covers the same call says something about `{what}`, too"),
+            ));
+        }
     }
     Ok(rules)
 }

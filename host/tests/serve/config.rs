@@ -109,7 +109,7 @@ const GRANTS: [(&str, &[(&str, &str)]); 2] = [
     (
         "workspaces",
         &[
-            ("path", "\".\""),
+            ("path", "\"docs\""),
             ("write", "true"),
             ("at", "\"/data\""),
             ("bytes_max", "\"1MiB\""),
@@ -137,8 +137,9 @@ const GRANTS: [(&str, &[(&str, &str)]); 2] = [
 /// The same for what is granted.
 #[test]
 fn every_key_of_a_grant_is_checked() {
-    let scene = Scene::new(&[]);
     for (table, keys) in GRANTS {
+        let scene = Scene::new(&[]);
+        fs::create_dir(scene.machine.folder().join("docs")).unwrap();
         let (path, others) = keys.split_first().unwrap();
         let header = format!("[[grants]]\n[[grants.{table}]]\n{} = {}\n", path.0, path.1);
         for (key, value) in others {
@@ -208,6 +209,25 @@ fn nonsense_is_refused_with_its_place() {
             &["pattern of an argument"],
         ),
         ("[[grants]]\nprograms = [{ path = \"/bin/sh\", cpu = \"1ms\" }]", "2:13", &["processor time"]),
+        ("[[grants]]\nenvironment = { \"A=B\" = \"x\" }", "1:1", &["A=B"]),
+        ("[[grants]]\nlimits = { fuel = 0 }", "2:19", &["more than nothing"]),
+        ("[[grants]]\nlimits = { memory = \"99GiB\" }", "2:21", &["memory_bytes_max"]),
+        ("[[grants]]\nlimits = { state = { keys_max = 1 } }", "2:10", &["limits.state"]),
+        (
+            "[[grants]]\nlimits = { fuel = 1 }\n[[grants]]\nagent = \"a\"\nlimits = { fuel = 2 }",
+            "3:1",
+            &["`fuel`", "another rule"],
+        ),
+        (
+            "[[grants]]\nenvironment = { A = \"1\" }\n[[grants]]\ntool = \"t\"\nenvironment = { A = \"2\" }",
+            "3:1",
+            &["`A`", "another rule"],
+        ),
+        ("[[budgets]]\ncalls_per_minute = 0", "2:20", &["more than nothing"]),
+        ("[[budgets]]\nfuel_per_minute = \"0\"", "2:19", &["more than nothing"]),
+        ("[[budgets]]\nagent = \"\"", "2:9", &["not empty"]),
+        ("[[budgets]]\nagent = \"a\"\n[[budgets]]\nagent = \"a\"", "4:9", &["already"]),
+        ("[[budgets]]\nhours = 1", "2:1", &["hours"]),
         ("# \u{e4}\u{f6}\u{fc}\n\u{e4} = 1", "2:1", &[]),
     ] {
         match place.strip_suffix(':') {
@@ -297,6 +317,113 @@ fn every_limit_of_a_call_holds() {
     let trapped = scene.call("panic", &json!({}), &[]).has(5, &[]).stderr;
     let (_, kept) = trapped.lines().next().unwrap().split_once("ends with: ").unwrap();
     assert!(kept.len() <= 4, "{trapped}");
+}
+
+/// What is granted to one agent or tool holds for that, and for nobody else.
+#[test]
+fn a_grant_holds_for_those_that_it_names() {
+    let scene = Scene::new(&["runaway", "misc", "kv", "echo"]);
+    let grants = "
+[[grants]]
+agent = \"a\"
+limits = { input_bytes_max = 20, fuel = \"500M\" }
+environment = { COLOUR = \"green\" }
+clock = true
+[[grants]]
+agent = \"a\"
+tool = \"big_output\"
+limits = { output_bytes_max = 100 }
+[[grants]]
+agent = \"r\"
+component = \"misc\"
+random = true
+[[budgets]]
+agent = \"a\"
+[[budgets]]
+agent = \"b\"
+calls_per_minute = 2
+[[budgets]]
+fuel_per_minute = \"300M\"
+";
+    let _host = limited(&scene, grants);
+    let call = |agent: &str, tool: &str, input: Value| scene.call(tool, &input, &["--agent", agent]);
+    let long = json!({ "text": "0123456789" });
+    call("a", "echo", long.clone()).has(4, &["limit is 20"]);
+    call("c", "echo", long.clone()).has(0, &[]);
+    call("a", "spin", json!({})).has(15, &["fuel"]);
+    let big = json!({ "bytes": 200 });
+    call("a", "big_output", big.clone()).has(3, &["limit is 100"]);
+    call("c", "big_output", big).has(0, &[]);
+    assert_eq!(call("a", "env", json!({})).has(0, &[]).json()["variables"], json!(["COLOUR"]));
+    assert_eq!(call("c", "env", json!({})).has(0, &[]).json()["variables"], json!([]));
+    let step = |agent: &str| call(agent, "clock", json!({})).has(0, &[]).json()["step_ns"].as_u64().unwrap();
+    assert_eq!(step("c") % 1_000_000, 0);
+    assert!((0..20).any(|_| step("a") % 1_000_000 != 0));
+    let random = |agent: &str| call(agent, "random", json!({})).has(0, &[]).stdout;
+    assert_eq!(random("a"), random("c"));
+    assert_ne!(random("r"), random("r"));
+    // Two calls a minute, and whoever is not named has fuel for a moment.
+    call("b", "echo", long.clone()).has(0, &[]);
+    call("b", "echo", long.clone()).has(0, &[]);
+    call("b", "echo", long.clone()).has(6, &["2 calls within a minute"]);
+    call("d", "spin", json!({})).has(15, &["fuel for this minute"]);
+    call("d", "echo", long.clone()).has(6, &["fuel for this minute"]);
+    call("e", "echo", long).has(0, &[]);
+}
+
+/// What a configuration grants is told before anything runs.
+#[test]
+fn a_configuration_is_checked_and_told_in_words() {
+    let scene = Scene::new(&["misc", "echo"]);
+    fs::create_dir(scene.machine.folder().join("docs")).unwrap();
+    let grants = "
+[[grants]]
+agent = \"a\"
+workspaces = [{ path = \"docs\", write = true, at = \"/data\" }]
+environment = { TOKEN = \"hunter2\" }
+[[grants]]
+component = \"misc\"
+tool = \"clock\"
+clock = true
+limits = { deadline = \"5s\" }
+programs = [{ path = \"/bin/sh\", arguments = [[\"-c\", \"*\"]] }]
+[[budgets]]
+calls_per_minute = 7
+";
+    scene.config(&format!("{}{}{grants}", section("misc", "misc"), section("gone", "gone")));
+    let config = scene.config_path().to_str().unwrap().to_owned();
+    let home = ["--home", scene.machine.home().to_str().unwrap()].map(str::to_owned);
+    let check = || {
+        let words = [&["policy", "check", &config][..], &home.each_ref().map(String::as_str)].concat();
+        scene.machine.estop(&words)
+    };
+    let told = check().has(0, &[]).stdout;
+    for words in [
+        "it can be used",
+        "which is NOT THERE",
+        "agent a: read and write",
+        "at /data",
+        "agent a: the variable TOKEN",
+        "every agent, component misc, tool clock: the host's clocks",
+        "other limits: deadline 5s",
+        "run /bin/sh with -c *",
+        "each agent that has no other budget: 7 calls a minute",
+    ] {
+        assert!(told.contains(words), "`{words}` is not in: {told}");
+    }
+    assert!(!told.contains("hunter2"));
+    let component = scene.machine.folder().join("misc.wasm").to_str().unwrap().to_owned();
+    let inspect = |agent: &str| {
+        let words = ["inspect", &component, "--config", &config, "--agent", agent, "--json"];
+        scene.machine.estop(&words).has(0, &[]).json()["granted"].clone()
+    };
+    let granted = inspect("a");
+    assert_eq!(granted["clock"].as_array().unwrap().len(), 5, "{granted}");
+    assert_eq!(inspect("b")["env"], json!([]));
+    scene.config("[[grants]]\nclock = 1");
+    check().has(2, &["estop.toml:2:9", "nothing of it can be used"]);
+    scene.config("[[grants]]\nworkspaces = [{ path = \"/\" }]");
+    check().has(2, &["overlap"]);
 }
 
 /// Every limit of the host is hit as well. (`resources_max` and `effects_max` need guests and host functions of their own,
