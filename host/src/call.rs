@@ -185,6 +185,7 @@ async fn carry_out<'a>(
     run.start(core, call, Some(limits.deadline));
     let space = Space { agent: Arc::clone(&call.agent), component: name };
     let sandbox = run.sandbox.insert(Sandbox::new(core, call, &code, space, &limits, describing, workspaces)?);
+    sandbox.store().data_mut().http.grant(granted.http);
     let guest = sandbox.instantiate(&code).await?;
     let tool = guest.estop_tool_tool();
     match work {
@@ -209,6 +210,10 @@ async fn settle(
     // The store is at rest: no guest instruction runs any more, nor anything of a program.
     if call.gate.is_flagged() {
         call.halted(core.now_ns());
+    }
+    // Nor does anything leave any more, whatever the end waits for.
+    if let Some(sandbox) = &mut run.sandbox {
+        sandbox.store().data_mut().http.close();
     }
     let mut end = match ended {
         Ended::Interrupted => None,

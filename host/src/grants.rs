@@ -3,9 +3,15 @@
 //! Invariant: a call gets what every rule that names it gives, and nothing else; and everything that a rule names was there
 //! when the host was built.
 
+pub(crate) mod http;
+mod secret;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::http::HttpRule;
+pub use self::http::{HttpGrant, HttpLimits};
+pub use self::secret::Secret;
 use crate::store::Store;
 use crate::workspace::{Workspace, WorkspaceError, WorkspaceLimits};
 
@@ -62,6 +68,7 @@ impl Grantee {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
     workspaces: Vec<WorkspaceGrant>,
+    http: Vec<HttpGrant>,
 }
 
 impl Grants {
@@ -74,6 +81,13 @@ impl Grants {
     #[must_use]
     pub fn workspace(mut self, workspace: WorkspaceGrant) -> Self {
         self.workspaces.push(workspace);
+        self
+    }
+
+    /// Requests to a host. If several cover a request, the first one's limits and secrets are those of the request.
+    #[must_use]
+    pub fn http(mut self, http: HttpGrant) -> Self {
+        self.http.push(http);
         self
     }
 }
@@ -125,6 +139,14 @@ pub enum GrantError {
     /// The folder cannot be a workspace.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
+    /// Requests cannot be granted like this.
+    #[error("cannot grant requests to `{host}`: {why}")]
+    Host {
+        /// As it was written.
+        host: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A guest could not find it there.
     #[error("a workspace is seen at an absolute path such as `/` or `/data`, not at `{0}`")]
     At(String),
@@ -148,16 +170,19 @@ pub(crate) type Seen = (String, Arc<Workspace>);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Granted {
     pub(crate) workspaces: Vec<Seen>,
+    pub(crate) http: Vec<Arc<HttpRule>>,
 }
 
 impl Granted {
     /// In words, one for each grant.
     pub(crate) fn in_words(&self) -> Vec<String> {
-        self.workspaces.iter().map(|(at, workspace)| workspace.in_words(at)).collect()
+        let workspaces = self.workspaces.iter().map(|(at, workspace)| workspace.in_words(at));
+        workspaces.chain(self.http.iter().map(|rule| rule.in_words())).collect()
     }
 
     fn add(&mut self, other: &Self) {
         self.workspaces.extend_from_slice(&other.workspaces);
+        self.http.extend_from_slice(&other.http);
     }
 }
 
@@ -182,6 +207,9 @@ impl GrantTable {
                 }
                 let workspace = Workspace::open(&grant.path, grant.is_read_only, grant.limits, &own, store)?;
                 granted.workspaces.push((grant.at, Arc::new(workspace)));
+            }
+            for grant in grants.http {
+                granted.http.push(Arc::new(grant.open()?));
             }
             opened.push((grantee, granted));
         }

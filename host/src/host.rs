@@ -27,6 +27,7 @@ use crate::engine::{self, Ticker};
 use crate::grants::{GrantError, GrantTable, Grantee, Grants};
 use crate::home::Home;
 use crate::hostcalls;
+use crate::hostcalls::http::{HttpClient, HttpResolver, HttpSetup};
 use crate::ids::{HaltId, HostId};
 use crate::interrupt::halts::{Halt, HaltError, HaltScope, Halts};
 use crate::interrupt::preempter::Preempter;
@@ -117,6 +118,9 @@ pub enum BuildError {
     /// Something cannot be granted.
     #[error(transparent)]
     Grant(#[from] GrantError),
+    /// A certificate cannot be trusted.
+    #[error("cannot trust a root certificate: {0}; give each as DER")]
+    Certificate(rustls::Error),
     /// The cache's key cannot be used.
     #[error(transparent)]
     Cache(#[from] SecretError),
@@ -142,6 +146,7 @@ pub struct HostBuilder {
     shutdown_grace: Duration,
     hooks: Vec<Hook>,
     grants: Vec<(Grantee, Grants)>,
+    http: HttpSetup,
     #[cfg(feature = "control")]
     offered: Option<HostKind>,
     #[cfg(feature = "control")]
@@ -270,6 +275,20 @@ impl HostBuilder {
         self
     }
 
+    /// Finds the addresses of the hosts that guests ask. The system's resolver by default.
+    #[must_use]
+    pub fn resolve_with(mut self, resolver: impl HttpResolver) -> Self {
+        self.http.resolver = Some(Arc::new(resolver));
+        self
+    }
+
+    /// Trusts a certificate (DER) beside Mozilla's list, when guests ask hosts. May be called several times.
+    #[must_use]
+    pub fn http_root_certificate(mut self, der: impl Into<Vec<u8>>) -> Self {
+        self.http.roots.push(der.into());
+        self
+    }
+
     /// What a call gets that does not ask for less.
     #[must_use]
     pub fn call_limits(mut self, limits: CallLimits) -> Self {
@@ -306,6 +325,7 @@ impl HostBuilder {
         let log = Arc::new(Log::new(calls_max, Box::new(wall_ns)));
         let id = HostId::generate();
         let grants = GrantTable::open(self.grants, &*self.store)?;
+        let http = Arc::new(HttpClient::new(self.http).map_err(BuildError::Certificate)?);
         self.store.attach(id)?;
         alternate::start(&log, id, self.store.alternate(id))?;
         let writer = Arc::new(Writer {
@@ -336,6 +356,7 @@ impl HostBuilder {
             closing_down: Closing { grace: self.shutdown_grace, hooks: Mutex::new(self.hooks) },
             shared: Arc::new(self.shared),
             grants,
+            http,
             spill_folder,
             store: self.store,
             clock: self.clock,
@@ -387,6 +408,7 @@ impl Host {
             shutdown_grace: Duration::ZERO,
             hooks: Vec::new(),
             grants: Vec::new(),
+            http: HttpSetup::default(),
             #[cfg(feature = "control")]
             offered: None,
             #[cfg(feature = "control")]
@@ -571,6 +593,8 @@ pub(crate) struct Core {
     pub(crate) state_limits: Arc<crate::transaction::StateLimits>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) grants: GrantTable,
+    /// What requests of guests share.
+    pub(crate) http: Arc<HttpClient>,
     /// Where what calls write to files is kept, if it does not fit into memory.
     pub(crate) spill_folder: PathBuf,
     pub(crate) io: IoThread,

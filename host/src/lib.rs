@@ -104,9 +104,10 @@ pub use call::{
 };
 pub use clock::{Clock, SystemClock};
 pub use engine::{FUEL_INTERVAL, TICK};
-pub use grants::{GrantError, Grantee, Grants, WorkspaceGrant};
+pub use grants::{GrantError, Grantee, Grants, HttpGrant, HttpLimits, Secret, WorkspaceGrant};
 pub use home::{Home, HomeError};
 pub use host::{BuildError, Host, HostBuilder, HostLimits};
+pub use hostcalls::http::{HttpResolver, LOOKUPS_MAX, Resolving};
 pub use ids::{CallId, HaltId, HomeId, HostId, IdError, InterruptId};
 pub use interrupt::halts::{Halt, HaltError, HaltScope};
 pub use interrupt::{Cause, Interrupt, Interruption, Reached, Scope};

@@ -27,6 +27,7 @@ use crate::engine::FUEL_INTERVAL;
 use crate::host::Core;
 use crate::hostcalls::bindings::Guest;
 use crate::hostcalls::clocks::CoarseClock;
+use crate::hostcalls::http::Http;
 use crate::interrupt::{Cause, cut};
 use crate::store::Space;
 use crate::tools::Code;
@@ -48,6 +49,7 @@ pub struct CallCtx {
     pub(crate) call: Arc<CallState>,
     pub(crate) core: Arc<Core>,
     pub(crate) transaction: Transaction,
+    pub(crate) http: Http,
     pub(crate) table: ResourceTable,
     pub(crate) describing: bool,
     pub(crate) transfer_bytes_max: usize,
@@ -170,6 +172,7 @@ impl Sandbox {
             wasi: wasi(core, code, &stderr),
             limiter: Limiter::new(limits.memory_bytes_max, Arc::clone(&call.live)),
             transaction: Transaction::new(space, Arc::clone(&core.state_limits), Arc::clone(&call.live), workspaces),
+            http: Http::new(&core.http, call, limits.effects_max),
             call: Arc::clone(call),
             core: Arc::clone(core),
             table,

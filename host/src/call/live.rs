@@ -23,6 +23,7 @@ pub(crate) enum HostCall {
     LoadCompile = 6,
     LoadDescribe = 7,
     Files = 8,
+    Http = 9,
 }
 
 pub(crate) struct Live {
@@ -173,6 +174,7 @@ impl Live {
             6 => Some("load: compile"),
             7 => Some("load: describe"),
             8 => Some("wasi:filesystem"),
+            9 => Some("wasi:http"),
             _ => None,
         }
     }
