@@ -8,6 +8,7 @@
 mod addresses;
 mod body;
 mod connections;
+mod errors;
 mod resolver;
 mod send;
 mod target;
@@ -38,7 +39,8 @@ const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
 
 /// Links the part of `wasi:http` that a guest imports. Without a grant it is empty: every request is refused.
 pub(super) fn add_to_linker(linker: &mut Linker<CallCtx>) -> wasmtime::Result<()> {
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    errors::add_to_linker(linker)
 }
 
 /// What an embedder gives to all requests of a host.

@@ -49,19 +49,19 @@ async fn bodies_and_heads_are_bounded() {
     let ask = |input: Value| call(&host, &guest, "ask", input);
     for path in ["/large", "/endless", "/head", "/endless-head"] {
         // The guest would take more.
-        failed(&*ask(json!({ "url": server.url(path), "response_bytes_max": LARGE * 2 })).await, "too-large");
+        failed(&ask(json!({ "url": server.url(path), "response_bytes_max": LARGE * 2 })).await, "too-large");
     }
     let cut = ask(json!({ "url": server.url("/endless"), "cut_after": 100_000 })).await;
     assert_eq!((&completed(&cut)["bytes"], &completed(&cut)["is_cut"]), (&json!(100_000), &json!(true)));
-    failed(&*ask(json!({ "url": server.url("/large"), "response_bytes_max": 1000 })).await, "too-large");
+    failed(&ask(json!({ "url": server.url("/large"), "response_bytes_max": 1000 })).await, "too-large");
 
     let post = |body_bytes: usize| ask(json!({ "url": server.url("/"), "method": "POST", "body_bytes": body_bytes }));
     assert_eq!(completed(&post(1 << 20).await)["body"], "thanks");
     let asked = server.heads().len();
-    failed(&*post((1 << 20) + 1).await, "too-large");
+    failed(&post((1 << 20) + 1).await, "too-large");
     let headers = json!({ "x": "x".repeat(17 << 10) });
-    failed(&*ask(json!({ "url": server.url("/"), "headers": headers })).await, "too-large");
-    failed(&*ask(json!({ "url": server.url(&format!("/{}", "x".repeat(17 << 10))) })).await, "too-large");
+    failed(&ask(json!({ "url": server.url("/"), "headers": headers })).await, "too-large");
+    failed(&ask(json!({ "url": server.url(&format!("/{}", "x".repeat(17 << 10))) })).await, "too-large");
     assert_eq!(server.heads().len(), asked);
 }
 
@@ -98,7 +98,8 @@ async fn live_max() {
     });
     let limits = HttpLimits { live_max: 2, connect_within: estop_tests::PATIENCE, ..HttpLimits::default() };
     let (host, guest) = granting([to(&server, limits)]).await;
-    let raw = json!({ "scheme": "http", "method": "GET", "authority": format!("127.0.0.1:{}", server.port()), "path": "/" });
+    let raw =
+        json!({ "scheme": "http", "method": "GET", "authority": format!("127.0.0.1:{}", server.port()), "path": "/" });
     let outcome = call(&host, &guest, "ask_at_once", json!({ "raw": raw, "count": COUNT })).await;
     assert_eq!(completed(&outcome), &json!(vec!["200"; COUNT]));
     assert_eq!(most.load(Ordering::SeqCst), 2);
@@ -149,10 +150,10 @@ async fn times() {
     let grants = [HttpGrant::new("never.test").limits(limits.clone())];
     let (host, guest) = built(builder().resolve_with(Never), grants).await;
     failed(&get(&host, &guest, "https://never.test/").await, "dns");
-    let silent = Server::raw(|stream| drop(until_closed(stream)));
+    let silent = Server::raw(|stream| {
+        until_closed(stream);
+    });
     let url = format!("https://127.0.0.1:{}", silent.port());
     let (host, guest) = granting([HttpGrant::new(&url).private_addresses(true).limits(limits)]).await;
     failed(&get(&host, &guest, url).await, "timeout");
 }
-
-const PATIENCE: Duration = estop_tests::PATIENCE;

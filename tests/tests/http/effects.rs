@@ -17,7 +17,9 @@ async fn a_request_is_performed_or_unknown() {
         "/answers" => respond(stream, "500 No", "", "it failed"),
         "/breaks" => respond(stream, "200 OK", "transfer-encoding: chunked\r\n", "no chunk"),
         "/hangs-up" => {}
-        _ => drop(until_closed(stream)),
+        _ => {
+            until_closed(stream);
+        }
     });
     let (host, guest) = granting([to(&server, HttpLimits::default())]).await;
     let name = |method: &str| format!("{method} {}", server.url(""));
@@ -66,7 +68,8 @@ async fn a_secret_is_sent_and_told_to_nobody() {
         respond(stream, "307 Temporary Redirect", &format!("location: {to_other}\r\n"), "");
     });
     let secret = || Secret::new("KEY", SECRET);
-    let with = |server: &Server| to(server, HttpLimits::default()).secret_header("Authorization", "Bearer {KEY}", secret());
+    let with =
+        |server: &Server| to(server, HttpLimits::default()).secret_header("Authorization", "Bearer {KEY}", secret());
     let grants = [with(&server), with(&leads), to(&other, HttpLimits::default())];
     let home = home::temporary();
     let (host, guest) = built(builder().store_arc(home.store()), grants).await;
@@ -85,9 +88,8 @@ async fn a_secret_is_sent_and_told_to_nobody() {
     let head = other.heads().remove(0);
     assert!(!head.contains("authorization") && head.contains("x-other: kept"), "{head}");
     failed(&asks("https://example.com/".into()).await, "denied");
+    let log = json!(within(log(&host)).await).to_string();
     within(host.shutdown()).await;
-
-    let log = json!(log(&host).await).to_string();
     for text in [log, outcome.to_json().to_string(), led.to_json().to_string()] {
         assert!(!text.contains(SECRET), "{text}");
     }

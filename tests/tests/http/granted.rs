@@ -91,7 +91,8 @@ async fn private_addresses_are_refused_unless_they_are_granted() {
     let server = Server::saying("hello");
     let port = server.port();
     let (host, guest) = granting([HttpGrant::new(format!("http://*:{port}"))]).await;
-    for name in ["here.test", "mixed.test", "mapped.test", "metadata.test", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"] {
+    for name in ["here.test", "mixed.test", "mapped.test", "metadata.test", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"]
+    {
         failed(&get(&host, &guest, server.named(name, "/")).await, "private-address");
     }
     failed(&get(&host, &guest, server.named("nowhere.test", "/")).await, "dns");
@@ -124,7 +125,10 @@ async fn a_redirect_has_to_be_granted_as_well() {
     let grants = [to(&outer, HttpLimits::default()), HttpGrant::new(inner.named("here.test", ""))];
     let (host, guest) = granting(grants).await;
     let outcome = get(&host, &guest, outer.url("/here")).await;
-    assert_eq!((&completed(&outcome)["body"], &completed(&outcome)["url"]), (&json!("there"), &json!(outer.url("/there"))));
+    assert_eq!(
+        (&completed(&outcome)["body"], &completed(&outcome)["url"]),
+        (&json!("there"), &json!(outer.url("/there")))
+    );
     assert_eq!(outcome.effects.len(), 2);
     failed(&get(&host, &guest, outer.url("/ungranted")).await, "denied");
     failed(&get(&host, &guest, outer.url("/private")).await, "private-address");
@@ -143,7 +147,7 @@ async fn grants_are_for_those_that_they_name() {
     let guest = within(load(&host, "http")).await;
     completed(&get(&host, &guest, server.url("/")).await);
     let other = host.agent("other").call(&guest, "ask", json!({ "url": server.url("/") })).start();
-    failed(&*within(other.outcome()).await, "denied");
+    failed(&within(other.outcome()).await, "denied");
     let wrong = Grants::new().http(HttpGrant::new("ftp://a"));
     let error = builder().grant(Grantee::everyone(), wrong).build().err().unwrap().to_string();
     assert!(error.contains("`ftp://a`") && error.contains("https"), "{error}");

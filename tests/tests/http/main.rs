@@ -15,7 +15,7 @@ use estop::{
     Call, Component, End, Grantee, Grants, Host, HostBuilder, HttpGrant, HttpLimits, HttpResolver, Outcome, Resolving,
 };
 use estop_tests::home::{self, Temporary};
-use estop_tests::{load, small, within};
+use estop_tests::{PATIENCE, load, small, within};
 use serde_json::{Value, json};
 
 use self::server::Server;
@@ -75,7 +75,7 @@ async fn get(host: &Host, guest: &Component, url: impl Into<String>) -> Arc<Outc
 }
 
 #[track_caller]
-fn completed(outcome: &Outcome) -> &Value {
+fn completed(outcome: &Arc<Outcome>) -> &Value {
     match &outcome.end {
         End::Completed(output) => &output.json,
         end => panic!("{end:?}"),
@@ -83,7 +83,7 @@ fn completed(outcome: &Outcome) -> &Value {
 }
 
 #[track_caller]
-fn failed(outcome: &Outcome, code: &str) {
+fn failed(outcome: &Arc<Outcome>, code: &str) {
     match &outcome.end {
         End::Failed(failure) => assert_eq!(failure.code, code, "{failure:?}"),
         end => panic!("{end:?}"),
