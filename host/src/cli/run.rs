@@ -17,7 +17,8 @@ use crate::control::HostKind;
 use crate::log::CheckpointTo;
 use crate::store::sqlite::Sqlite;
 use crate::{
-    CompileChild, Component, DEFAULT_AGENT, Grantee, Grants, Host, HostLimits, LoadError, Source, WorkspaceGrant,
+    CompileChild, Component, DEFAULT_AGENT, Grantee, Grants, Host, HostLimits, HttpGrant, LoadError, Source,
+    WorkspaceGrant,
 };
 
 /// Run a tool of a component, once. Its output goes to standard output, everything else to standard error.
@@ -49,6 +50,11 @@ pub(super) struct Args {
     /// only read. The tool sees it at `/`, or where `=PATH` says: DIR[:ro][=PATH]
     #[arg(long, value_name = "DIR[:ro][=PATH]", value_parser = grants::workspace)]
     workspace: Vec<WorkspaceGrant>,
+    /// Let it send requests to this host: `https://example.com`, `*.example.com`, `http://127.0.0.1:8080`. Only `GET` and
+    /// `HEAD`, unless others are named: 'GET,POST https://api.example.com'. A host with a private address is refused, unless
+    /// it is written as that address or as `localhost`
+    #[arg(long, value_name = "[METHODS ]HOST", value_parser = grants::host)]
+    allow_host: Vec<HttpGrant>,
     /// Show what it would change in the workspaces, as a unified diff on standard output, and change nothing
     #[arg(long, requires = "workspace", conflicts_with_all = ["json", "ask"])]
     dry_run: bool,
@@ -100,6 +106,7 @@ async fn run(
         store = store.checkpoint_to(to.clone());
     }
     let granted = args.workspace.iter().cloned().fold(Grants::new(), Grants::workspace);
+    let granted = args.allow_host.iter().cloned().fold(granted, Grants::http);
     let builder = Host::builder().limits(limits).store(store.open()?).cache(&home).grant(Grantee::everyone(), granted);
     let host = builder.compile_with(CompileChild::this_program()).offer(HostKind::Run).build()?;
     signals.stop(&host);

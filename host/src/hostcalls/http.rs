@@ -23,6 +23,8 @@ use tokio_rustls::TlsConnector;
 use wasmtime::component::Linker;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
+#[cfg(feature = "cli")]
+pub(crate) use self::addresses::is_public;
 use self::connections::Connections;
 use self::resolver::SystemResolver;
 pub use self::resolver::{HttpResolver, LOOKUPS_MAX, Resolving};

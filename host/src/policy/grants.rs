@@ -1,11 +1,14 @@
 //! `[[grants]]`: who gets what beyond its own state.
 
+mod hosts;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
 
+use self::hosts::HostTable;
 use super::{Bytes, Count, PolicyError};
 use crate::grants::{Grantee, Grants, WorkspaceGrant, clash};
 use crate::workspace::WorkspaceLimits;
@@ -19,6 +22,8 @@ pub(super) struct GrantTable {
     tool: Option<Spanned<String>>,
     #[serde(default)]
     workspaces: Vec<Spanned<WorkspaceTable>>,
+    #[serde(default)]
+    hosts: Vec<HostTable>,
 }
 
 #[derive(Deserialize)]
@@ -47,8 +52,8 @@ pub(super) fn check(
     for table in tables {
         let place = table.span();
         let table = table.into_inner();
-        if table.workspaces.is_empty() {
-            return Err(wrong(place, "it grants nothing: add `workspaces`".into()));
+        if table.workspaces.is_empty() && table.hosts.is_empty() {
+            return Err(wrong(place, "it grants nothing: add `workspaces` or `hosts`".into()));
         }
         let mut grantee = Grantee::everyone();
         if let Some(agent) = table.agent {
@@ -73,6 +78,9 @@ pub(super) fn check(
                 return Err(wrong(place, format!("the same call would see another workspace at `{at}`, too")));
             }
             rules.pop();
+        }
+        for host in table.hosts {
+            grants = grants.http(host.check(wrong)?);
         }
         rules.push((grantee, grants));
     }
