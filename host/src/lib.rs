@@ -39,6 +39,7 @@
 //! | what may a guest ask? | `hostcalls/`, one file for each WIT interface |
 //! | where is rollback? | `transaction.rs`: dropping it; of files, `workspace.rs` |
 //! | what may a call use? | `grants.rs`; `policy/grants.rs` in `estop.toml` |
+//! | how does a request get out, and what of it? | `hostcalls/http.rs`, `http/send.rs`; `docs/http.md` |
 //! | how does a folder change all at once? | `workspace/plan.rs` (what), `stage.rs` and `commit.rs` (how); `docs/workspaces.md` |
 //! | where is state kept? | `store.rs` (the contract), `store/conformance.rs` (its suite), `store/memory.rs` |
 //! | how does it survive? | `store/sqlite/write.rs` (a batch, and a COMMIT that failed), `recover.rs` (hosts that died), `home.rs` |

@@ -68,8 +68,10 @@ pub fn ask(input: Ask) -> Result<Answer, ToolError> {
     }
     progress(1, None, "asking");
     let response = request.send()?;
-    let headers =
-        response.headers().map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned())).collect();
+    let headers = response
+        .headers()
+        .map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned()))
+        .collect();
     // What is large is not part of the answer.
     let body = response.text().chars().take(4096).collect();
     Ok(Answer {
