@@ -170,7 +170,7 @@ impl Request {
     ///
     /// See the [module](self). A status such as 404 is none.
     pub fn send(mut self) -> Result<Response, ToolError> {
-        let bad = |why| ToolError::failed("bad-request", format!("`{}`: {why}", self.url));
+        let bad = |why| ToolError::failed("bad-request", format!("`{}`: {why}", shown(&self.url)));
         let mut url = Url::parse(&self.url).map_err(bad)?;
         for followed in 0.. {
             let received = host::send(&self, &url).map_err(|problem| failure(self.method, &url, problem))?;
@@ -180,10 +180,12 @@ impl Request {
                 return Ok(response);
             }
             if followed == self.redirects_max {
-                let message = format!("more than {followed} redirects; the last one is at {url}");
+                let message = format!("more than {followed} redirects; the last one is at {}", shown(&response.url));
                 return Err(ToolError::failed("too-many-redirects", message));
             }
-            let bad = |why| ToolError::failed("bad-request", format!("{url} leads to `{next}`: {why}"));
+            let bad = |why| {
+                ToolError::failed("bad-request", format!("{} leads to `{}`: {why}", shown(&response.url), shown(next)))
+            };
             let next = url.join(next).map_err(bad)?;
             if !next.has_origin_of(&url) {
                 self.headers.retain(|(name, _)| !PRIVATE_HEADERS.contains(&name.to_ascii_lowercase().as_str()));
@@ -263,8 +265,9 @@ impl Response {
     ///
     /// It is not (`bad-request`).
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, ToolError> {
-        serde_json::from_slice(&self.body)
-            .map_err(|why| ToolError::failed("bad-request", format!("{} did not answer as expected: {why}", self.url)))
+        serde_json::from_slice(&self.body).map_err(|why| {
+            ToolError::failed("bad-request", format!("{} did not answer as expected: {why}", shown(&self.url)))
+        })
     }
 
     /// This, unless the server says that it failed.
@@ -276,7 +279,7 @@ impl Response {
         if self.status < 400 {
             return Ok(self);
         }
-        let error = ToolError::failed("status", format!("{} answered {}", self.url, self.status));
+        let error = ToolError::failed("status", format!("{} answered {}", shown(&self.url), self.status));
         Err(if matches!(self.status, 429 | 500..) { error.retryable() } else { error })
     }
 }
@@ -304,8 +307,12 @@ pub enum Problem {
     BadRequest(String),
 }
 
+/// What follows the `?` may be secret, and errors are written down.
+fn shown(url: &str) -> &str {
+    url.split('?').next().unwrap_or_default()
+}
+
 fn failure(method: Method, url: &Url, problem: Problem) -> ToolError {
-    // Not the whole URL: what follows the host may be secret, and this is written down.
     let to = format!("{} {}://{}", method.as_str(), if url.is_tls { "https" } else { "http" }, url.authority);
     let failed = |code: &str, why: &str| ToolError::failed(code, format!("{to}: {why}"));
     let passes = |error: ToolError| if method.is_safe() { error.retryable() } else { error };

@@ -36,8 +36,12 @@ use crate::sandbox::CallCtx;
 
 /// Parts of a request's body that wait between the guest and the connection.
 const BODY_CHUNKS_MAX: usize = 1;
-/// The largest of them (bytes).
-const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
+/// The largest of them (bytes). A guest may have as many bodies as it may have resources, and need not send them.
+const BODY_CHUNK_BYTES_MAX: usize = 16 << 10;
+/// Headers that a guest may put together without a grant (bytes).
+const FIELDS_BYTES_MIN: usize = 8 << 10;
+/// What headers take in memory, for each byte of them.
+const FIELDS_FACTOR: usize = 2;
 
 /// Links the part of `wasi:http` that a guest imports. Without a grant it is empty: every request is refused.
 pub(super) fn add_to_linker(linker: &mut Linker<CallCtx>) -> wasmtime::Result<()> {
@@ -92,11 +96,15 @@ impl Http {
     pub(crate) fn new(client: &Arc<HttpClient>, call: &Arc<CallState>, effects_max: usize) -> Self {
         let (client, call) = (Arc::clone(client), Arc::clone(call));
         let hooks = Hooks { client, call, effects_max, granted: Vec::new(), connections: Arc::default() };
-        Self { ctx: WasiHttpCtx::new(), hooks }
+        let mut ctx = WasiHttpCtx::new();
+        ctx.set_field_size_limit(FIELDS_BYTES_MIN);
+        Self { ctx, hooks }
     }
 
     /// Lets the guest make these requests.
     pub(crate) fn grant(&mut self, rules: Vec<Arc<HttpRule>>) {
+        let headers = rules.iter().map(|rule| rule.limits.header_bytes_max.saturating_mul(FIELDS_FACTOR));
+        self.ctx.set_field_size_limit(headers.fold(FIELDS_BYTES_MIN, usize::max));
         self.hooks.granted.extend(rules.into_iter().map(|rule| Granted {
             requests_left: rule.limits.requests_max,
             places: Arc::new(Semaphore::new(rule.limits.live_max.min(Semaphore::MAX_PERMITS))),

@@ -135,7 +135,8 @@ impl Outgoing {
             left_bytes: limits.request_bytes_max,
             is_too_large: Arc::clone(&is_too_large),
         });
-        let effect = self.call.live.add_effect(format!("{} {}", request.method(), self.target), self.effects_max);
+        let (name, mut effect) = (format!("{} {}", request.method(), self.target), None);
+        self.connections.unless_closed(|| effect = self.call.live.add_effect(name, self.effects_max));
         let performed = effect.ok_or(Error::HttpRequestDenied)?;
 
         let mut connection = Box::pin(connection.fuse());

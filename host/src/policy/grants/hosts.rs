@@ -95,17 +95,17 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_with_its_place() {
         for (hosts, place, word) in [
-            ("{ host = \"ftp://a\" }", "2:20", "https"),
-            ("{ host = \"a/b\" }", "2:20", "without a path"),
+            ("{ host = \"ftp://a\" }", "2:19", "https"),
+            ("{ host = \"a/b\" }", "2:19", "without a path"),
             ("{ }", "2:10", "host"),
-            ("{ host = \"a\", methods = [] }", "2:35", "no method"),
-            ("{ host = \"a\", methods = [\"get\"] }", "2:35", "`GET`"),
-            ("{ host = \"a\", methods = \"GET\" }", "2:35", "sequence"),
-            ("{ host = \"a\", private_addresses = 1 }", "2:45", "boolean"),
-            ("{ host = \"a\", live_max = 0 }", "2:36", "at least 1"),
-            ("{ host = \"a\", connect_within = 1 }", "2:42", "a duration with its unit"),
-            ("{ host = \"a\", response_bytes_max = \"1 XB\" }", "2:46", "not a size"),
-            ("{ host = \"a\", colour = 1 }", "2:25", "colour"),
+            ("{ host = \"a\", methods = [] }", "2:34", "no method"),
+            ("{ host = \"a\", methods = [\"get\"] }", "2:34", "`GET`"),
+            ("{ host = \"a\", methods = \"GET\" }", "2:34", "sequence"),
+            ("{ host = \"a\", private_addresses = 1 }", "2:44", "boolean"),
+            ("{ host = \"a\", live_max = 0 }", "2:35", "at least 1"),
+            ("{ host = \"a\", connect_within = 1 }", "2:41", "a duration with its unit"),
+            ("{ host = \"a\", response_bytes_max = \"1 XB\" }", "2:45", "not a size"),
+            ("{ host = \"a\", colour = 1 }", "2:24", "colour"),
         ] {
             let error = read(&format!("[[grants]]\nhosts = [{hosts}]")).unwrap_err();
             assert!(error.contains(&format!(":{place}:")) && error.contains(word), "{hosts}: {error}");
