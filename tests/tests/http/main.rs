@@ -6,6 +6,7 @@ mod granted;
 mod server;
 mod stops;
 mod tls;
+mod tool;
 
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};

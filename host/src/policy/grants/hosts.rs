@@ -96,7 +96,7 @@ mod tests {
     fn what_is_wrong_is_told_with_its_place() {
         for (hosts, place, word) in [
             ("{ host = \"ftp://a\" }", "2:19", "https"),
-            ("{ host = \"a/b\" }", "2:19", "without a path"),
+            ("{ host = \"a/b\" }", "2:19", "is no host"),
             ("{ }", "2:10", "host"),
             ("{ host = \"a\", methods = [] }", "2:34", "no method"),
             ("{ host = \"a\", methods = [\"get\"] }", "2:34", "`GET`"),
