@@ -6,15 +6,19 @@
 
 #[cfg(target_arch = "wasm32")]
 mod wasm;
+#[cfg(target_arch = "wasm32")]
+mod web;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use crate::testing::fake::process::{Child, start_program};
 #[cfg(not(target_arch = "wasm32"))]
-pub(crate) use crate::testing::fake::{Bucket, Cas, commit, interrupted, log, open, progress};
+pub(crate) use crate::testing::fake::{Bucket, Cas, commit, interrupted, log, open, progress, send};
 #[cfg(target_arch = "wasm32")]
 pub(crate) use wasm::process::{Child, start_program};
 #[cfg(target_arch = "wasm32")]
 pub(crate) use wasm::{Bucket, Cas, commit, interrupted, log, open, progress};
+#[cfg(target_arch = "wasm32")]
+pub(crate) use web::send;
 
 /// Keys with their values, in any order.
 pub(crate) type Found = Vec<(String, Option<Vec<u8>>)>;

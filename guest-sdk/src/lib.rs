@@ -57,11 +57,13 @@
 //! [`macro@tool`] and [`export!`] make a function a tool of the component, [`Tool`] is what they
 //! implement. [`ToolError`] is why a tool gives no answer, [`Output`] is an answer with attachments.
 //! [`checkpoint()`], [`interrupted()`], [`progress()`] and [`commit()`] talk to the host, [`kv`] keeps
-//! state, [`process`] runs programs, [`log`] writes log lines, and `testing` runs tools natively.
+//! state, [`process`] runs programs, [`http`] asks hosts, [`log`] writes log lines, and `testing` runs
+//! tools natively.
 
 mod call;
 mod error;
 mod host;
+pub mod http;
 pub mod kv;
 pub mod log;
 mod output;

@@ -36,6 +36,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) mod fake;
+mod web;
 
 use crate::call::Cause;
 use crate::error::ToolError;
@@ -44,6 +45,7 @@ use crate::output::Answer;
 use crate::process::Output;
 use crate::tool::{self, Description, Tool};
 use fake::World;
+pub use web::{Answered, Requested};
 
 /// What a caller learns of the tool `T`: its description, schemas and hints.
 pub fn describe<T: Tool>() -> Description {
@@ -111,6 +113,14 @@ impl Run {
         self
     }
 
+    /// What is answered to a request, once, by its method and URL: `GET https://example.com/`. Several answers to one request
+    /// are given one after the other; a request that has none is denied, as one that is not granted.
+    #[must_use]
+    pub fn answer(mut self, request: impl Into<String>, answer: Answered) -> Self {
+        self.world.web.add(request.into(), answer);
+        self
+    }
+
     /// Makes the call.
     pub fn call<T>(self, tool: impl FnOnce() -> Result<T, ToolError>) -> Ended<T> {
         let (result, world) = fake::within(self.world, || {
@@ -166,6 +176,11 @@ impl<T> Ended<T> {
     /// Everything that was logged.
     pub fn log(&self) -> &[LogLine] {
         &self.world.log
+    }
+
+    /// Every request that was made, also those that failed.
+    pub fn requests(&self) -> &[Requested] {
+        &self.world.web.requests
     }
 
     /// How often the tool looked whether it was interrupted.

@@ -215,6 +215,10 @@ async fn settle(
     if call.gate.is_flagged() {
         call.halted(core.now_ns());
     }
+    // Nor does anything leave any more, whatever the end waits for.
+    if let Some(sandbox) = &mut run.sandbox {
+        sandbox.store().data_mut().http.close();
+    }
     let mut end = match ended {
         Ended::Interrupted => None,
         Ended::Panicked(message) => Some(End::Trapped(format!("a host function panicked: {message}"))),

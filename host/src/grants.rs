@@ -4,15 +4,19 @@
 //! when the host was built.
 
 mod ambient;
+pub(crate) mod http;
 mod program;
+mod secret;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use self::ambient::Ambient;
+use self::http::HttpRule;
+pub use self::http::{HttpGrant, HttpLimits};
 pub(crate) use self::program::Program;
 pub use self::program::{ProgramGrant, ProgramLimits};
-
+pub use self::secret::Secret;
 use crate::call::{CallLimits, LimitsChange};
 use crate::store::Store;
 use crate::workspace::{Workspace, WorkspaceError, WorkspaceLimits};
@@ -79,6 +83,7 @@ pub struct Grants {
     programs: Vec<ProgramGrant>,
     ambient: Ambient,
     limits: LimitsChange,
+    http: Vec<HttpGrant>,
 }
 
 impl Grants {
@@ -91,6 +96,13 @@ impl Grants {
     #[must_use]
     pub fn workspace(mut self, workspace: WorkspaceGrant) -> Self {
         self.workspaces.push(workspace);
+        self
+    }
+
+    /// Requests to a host. If several cover a request, the first one's limits and secrets are those of the request.
+    #[must_use]
+    pub fn http(mut self, http: HttpGrant) -> Self {
+        self.http.push(http);
         self
     }
 
@@ -144,8 +156,9 @@ impl Grants {
         // What cannot be granted is not said to be.
         let programs = self.programs.iter().filter_map(|grant| Program::open(grant.clone()).ok());
         let programs = programs.map(|program| program.in_words());
+        let http = self.http.iter().filter_map(|grant| grant.open().ok()).map(|rule| rule.in_words());
         let limits = self.limits.in_words().map(|limits| format!("other limits: {limits}"));
-        workspaces.chain(programs).chain(self.ambient.in_words()).chain(limits).collect()
+        workspaces.chain(programs).chain(http).chain(self.ambient.in_words()).chain(limits).collect()
     }
 }
 
@@ -201,6 +214,14 @@ pub enum GrantError {
     /// The folder cannot be a workspace.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
+    /// Requests cannot be granted like this.
+    #[error("cannot grant requests to `{host}`: {why}")]
+    Host {
+        /// As it was written.
+        host: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A guest could not find it there.
     #[error("a workspace is seen at an absolute path such as `/` or `/data`, not at `{0}`")]
     At(String),
@@ -241,6 +262,7 @@ pub(crate) struct Granted {
     pub(crate) programs: Vec<Arc<Program>>,
     pub(crate) ambient: Ambient,
     limits: Vec<LimitsChange>,
+    pub(crate) http: Vec<Arc<HttpRule>>,
 }
 
 impl Granted {
@@ -248,7 +270,8 @@ impl Granted {
     pub(crate) fn in_words(&self) -> Vec<String> {
         let workspaces = self.workspaces.iter().map(|(at, workspace)| workspace.in_words(at));
         let programs = self.programs.iter().map(|program| program.in_words());
-        workspaces.chain(programs).chain(self.ambient.in_words()).collect()
+        let http = self.http.iter().map(|rule| rule.in_words());
+        workspaces.chain(programs).chain(http).chain(self.ambient.in_words()).collect()
     }
 
     /// Replaces what holds for every call.
@@ -261,6 +284,7 @@ impl Granted {
         self.programs.extend_from_slice(&other.programs);
         self.ambient.add(&other.ambient);
         self.limits.extend_from_slice(&other.limits);
+        self.http.extend_from_slice(&other.http);
     }
 }
 
@@ -296,6 +320,9 @@ impl GrantTable {
             }
             for grant in grants.programs {
                 granted.programs.push(Arc::new(Program::open(grant)?));
+            }
+            for grant in grants.http {
+                granted.http.push(Arc::new(grant.open()?));
             }
             opened.push((grantee, granted));
         }

@@ -28,6 +28,7 @@ use crate::engine::{self, Ticker};
 use crate::grants::{GrantError, GrantTable, Grantee, Grants};
 use crate::home::Home;
 use crate::hostcalls;
+use crate::hostcalls::http::{HttpClient, HttpResolver, HttpSetup};
 use crate::ids::{HaltId, HostId};
 use crate::interrupt::halts::{Halt, HaltError, HaltScope, Halts};
 use crate::interrupt::preempter::Preempter;
@@ -119,6 +120,9 @@ pub enum BuildError {
     /// Something cannot be granted.
     #[error(transparent)]
     Grant(#[from] GrantError),
+    /// A certificate cannot be trusted.
+    #[error("cannot trust a root certificate: {0}; give each as DER")]
+    Certificate(rustls::Error),
     /// The cache's key cannot be used.
     #[error(transparent)]
     Cache(#[from] SecretError),
@@ -146,6 +150,7 @@ pub struct HostBuilder {
     hooks: Vec<Hook>,
     grants: Vec<(Grantee, Grants)>,
     budgets: Vec<(Option<String>, Budget)>,
+    http: HttpSetup,
     #[cfg(feature = "control")]
     offered: Option<HostKind>,
     #[cfg(feature = "control")]
@@ -289,6 +294,20 @@ impl HostBuilder {
         self
     }
 
+    /// Finds the addresses of the hosts that guests ask. The system's resolver by default.
+    #[must_use]
+    pub fn resolve_with(mut self, resolver: impl HttpResolver) -> Self {
+        self.http.resolver = Some(Arc::new(resolver));
+        self
+    }
+
+    /// Trusts a certificate (DER) beside Mozilla's list, when guests ask hosts. May be called several times.
+    #[must_use]
+    pub fn http_root_certificate(mut self, der: impl Into<Vec<u8>>) -> Self {
+        self.http.roots.push(der.into());
+        self
+    }
+
     /// What a call gets that does not ask for less.
     #[must_use]
     pub fn call_limits(mut self, limits: CallLimits) -> Self {
@@ -325,6 +344,7 @@ impl HostBuilder {
         let log = Arc::new(Log::new(calls_max, Box::new(wall_ns)));
         let id = HostId::generate();
         let grants = GrantTable::open(self.grants, &*self.store)?;
+        let http = Arc::new(HttpClient::new(self.http).map_err(BuildError::Certificate)?);
         self.store.attach(id)?;
         alternate::start(&log, id, self.store.alternate(id))?;
         let writer = Arc::new(Writer {
@@ -357,6 +377,7 @@ impl HostBuilder {
             grants,
             budgets: Budgets::new(self.budgets),
             launcher: Launcher::new(self.process_supervisor),
+            http,
             spill_folder,
             store: self.store,
             clock: self.clock,
@@ -410,6 +431,7 @@ impl Host {
             hooks: Vec::new(),
             grants: Vec::new(),
             budgets: Vec::new(),
+            http: HttpSetup::default(),
             #[cfg(feature = "control")]
             offered: None,
             #[cfg(feature = "control")]
@@ -595,6 +617,8 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     pub(crate) grants: GrantTable,
     pub(crate) budgets: Budgets,
+    /// What requests of guests share.
+    pub(crate) http: Arc<HttpClient>,
     /// Where what calls write to files is kept, if it does not fit into memory.
     /// Starts the programs of tools.
     pub(crate) launcher: Launcher,

@@ -6,6 +6,7 @@
 pub(crate) mod call;
 pub(crate) mod clocks;
 pub(crate) mod filesystem;
+pub(crate) mod http;
 pub(crate) mod keyvalue;
 pub(crate) mod logging;
 pub(crate) mod process;
@@ -34,6 +35,7 @@ pub(crate) mod bindings {
 pub(crate) fn add_to_linker(linker: &mut Linker<CallCtx>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     filesystem::add_to_linker(linker)?;
+    http::add_to_linker(linker)?;
     bindings::estop::tool::types::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
     bindings::estop::tool::call::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
     bindings::estop::tool::process::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
@@ -62,6 +64,7 @@ pub(crate) fn grant(import: &str) -> &'static str {
         "wasi:clocks/wall-clock" | "wasi:clocks/monotonic-clock" => "coarse: one millisecond",
         name if name.starts_with("wasi:random/") => "seeded: the same for each call",
         name if name.starts_with("wasi:filesystem/") => "the workspaces that the call is granted, in its transaction",
+        name if name.starts_with("wasi:http/") => "requests to the hosts that the call is granted",
         name if name.starts_with("wasi:sockets/") => "empty: every address is refused",
         name if name.starts_with("wasi:cli/terminal-") => "empty: no terminal",
         name if name.starts_with("wasi:") => "plumbing of the others",

@@ -40,6 +40,7 @@
 //! | where is rollback? | `transaction.rs`: dropping it; of files, `workspace.rs` |
 //! | what may a call use? | `grants.rs`; `policy/grants.rs` in `estop.toml` |
 //! | who runs programs for tools, and ends them? | `process.rs`: `running.rs` is the host's side, `supervisor.rs` the process beside it; `docs/programs.md` |
+//! | how does a request get out, and what of it? | `hostcalls/http.rs`, `http/send.rs`; `docs/http.md` |
 //! | how does a folder change all at once? | `workspace/plan.rs` (what), `stage.rs` and `commit.rs` (how); `docs/workspaces.md` |
 //! | where is state kept? | `store.rs` (the contract), `store/conformance.rs` (its suite), `store/memory.rs` |
 //! | how does it survive? | `store/sqlite/write.rs` (a batch, and a COMMIT that failed), `recover.rs` (hosts that died), `home.rs` |
@@ -108,9 +109,12 @@ pub use call::{
 };
 pub use clock::{Clock, SystemClock};
 pub use engine::{FUEL_INTERVAL, TICK};
-pub use grants::{GrantError, Grantee, Grants, ProgramGrant, ProgramLimits, WorkspaceGrant};
+pub use grants::{
+    GrantError, Grantee, Grants, HttpGrant, HttpLimits, ProgramGrant, ProgramLimits, Secret, WorkspaceGrant,
+};
 pub use home::{Home, HomeError};
 pub use host::{BuildError, Host, HostBuilder, HostLimits};
+pub use hostcalls::http::{HttpResolver, LOOKUPS_MAX, Resolving};
 pub use ids::{CallId, HaltId, HomeId, HostId, IdError, InterruptId};
 pub use interrupt::halts::{Halt, HaltError, HaltScope};
 pub use interrupt::{Cause, Interrupt, Interruption, Reached, Scope};

@@ -28,6 +28,7 @@ use crate::grants::{Ambient, Granted};
 use crate::host::Core;
 use crate::hostcalls::bindings::Guest;
 use crate::hostcalls::clocks::GuestClock;
+use crate::hostcalls::http::Http;
 use crate::interrupt::{Cause, cut};
 use crate::store::Space;
 use crate::tools::Code;
@@ -49,6 +50,7 @@ pub struct CallCtx {
     pub(crate) call: Arc<CallState>,
     pub(crate) core: Arc<Core>,
     pub(crate) transaction: Transaction,
+    pub(crate) http: Http,
     pub(crate) table: ResourceTable,
     pub(crate) describing: bool,
     pub(crate) granted: Arc<Granted>,
@@ -180,6 +182,7 @@ impl Sandbox {
             wasi: wasi(core, code, &stderr, &granted.ambient),
             limiter: Limiter::new(limits.memory_bytes_max, Arc::clone(&call.live)),
             transaction: Transaction::new(space, Arc::clone(&core.state_limits), Arc::clone(&call.live), workspaces),
+            http: Http::new(&core.http, call, limits.effects_max, &granted.http),
             call: Arc::clone(call),
             core: Arc::clone(core),
             table,

@@ -8,7 +8,9 @@ use std::mem;
 
 use crate::call::Cause;
 use crate::host::{CommitError, Found, StoreError, SwapError};
+use crate::http::{Problem, Request, Response, Url};
 use crate::log::Level;
+use crate::testing::web::Web;
 use crate::testing::{LogLine, Progress};
 
 /// Small, so that ordinary tests turn pages.
@@ -32,6 +34,7 @@ pub(crate) struct World {
     pub(super) commit_attempts: u64,
     pub(super) commits: u64,
     pub(super) programs: process::Programs,
+    pub(super) web: Web,
 }
 
 impl Default for World {
@@ -48,6 +51,7 @@ impl Default for World {
             commit_attempts: 0,
             commits: 0,
             programs: process::Programs::default(),
+            web: Web::default(),
         }
     }
 }
@@ -130,6 +134,10 @@ pub(crate) fn commit() -> Result<(), CommitError> {
 pub(crate) fn log(level: Level, context: &str, message: &str) {
     let (context, message) = (context.to_owned(), message.to_owned());
     with(|world| world.log.push(LogLine { level, context, message }));
+}
+
+pub(crate) fn send(request: &Request, url: &Url) -> Result<Response, Problem> {
+    with(|world| world.web.send(request, url))
 }
 
 pub(crate) struct Bucket(String);

@@ -26,6 +26,7 @@ pub(crate) enum HostCall {
     LoadDescribe = 7,
     Files = 8,
     Program = 9,
+    Http = 10,
 }
 
 pub(crate) struct Live {
@@ -203,6 +204,7 @@ impl Live {
             7 => Some("load: describe"),
             8 => Some("wasi:filesystem"),
             9 => Some("estop:tool/process"),
+            10 => Some("wasi:http"),
             _ => None,
         }
     }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::{ProgramGrant, WorkspaceGrant};
+use crate::grants::http::HostPattern;
+use crate::hostcalls::http::is_public;
+use crate::{HttpGrant, ProgramGrant, WorkspaceGrant};
 
 /// `DIR[:ro][=PATH]`
 pub(super) fn workspace(text: &str) -> Result<WorkspaceGrant, String> {
@@ -37,9 +39,40 @@ pub(super) fn program(text: &str) -> Result<ProgramGrant, String> {
     found.map(ProgramGrant::new).ok_or_else(|| format!("there is no program `{text}` in PATH"))
 }
 
+/// `[METHOD[,METHOD…] ][SCHEME://]HOST[:PORT]`. Whoever writes a private address, or `localhost`, means it: then private
+/// addresses are granted for that host.
+pub(super) fn host(text: &str) -> Result<HttpGrant, String> {
+    let (methods, host) = text.trim().rsplit_once(' ').map_or((None, text.trim()), |(all, host)| (Some(all), host));
+    let mut grant = HttpGrant::new(host);
+    if let Some(methods) = methods {
+        grant = grant.methods(methods.trim().split(',').map(str::trim));
+    }
+    let is_private = match grant.open().map_err(|error| error.to_string())?.host {
+        HostPattern::Address(address) => !is_public(address),
+        HostPattern::Name(name) => name == "localhost",
+        HostPattern::Any | HostPattern::Under(_) => false,
+    };
+    Ok(grant.private_addresses(is_private))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_and_what_may_be_asked_of_it() {
+        assert_eq!(host("https://example.com"), Ok(HttpGrant::new("https://example.com")));
+        assert_eq!(host("POST, PUT a.test"), Ok(HttpGrant::new("a.test").methods(["POST", "PUT"])));
+        for private in ["http://127.0.0.1:8080", "http://localhost:8080", "https://[::1]", "10.0.0.1"] {
+            assert_eq!(host(private), Ok(HttpGrant::new(private).private_addresses(true)));
+        }
+        for public in ["http://1.1.1.1", "localhost.test", "*", "*.localhost"] {
+            assert_eq!(host(public), Ok(HttpGrant::new(public)));
+        }
+        for nothing in ["", "GET GET,", "get a.test", "GET ftp://a", ", a.test"] {
+            assert!(host(nothing).is_err(), "{nothing}");
+        }
+    }
 
     #[test]
     fn a_folder_and_where_it_is_seen() {

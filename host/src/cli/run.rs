@@ -17,7 +17,7 @@ use crate::control::HostKind;
 use crate::log::CheckpointTo;
 use crate::store::sqlite::Sqlite;
 use crate::{
-    CompileChild, Component, DEFAULT_AGENT, Grantee, Grants, Host, HostLimits, LoadError, ProcessSupervisor,
+    CompileChild, Component, DEFAULT_AGENT, Grantee, Grants, Host, HostLimits, HttpGrant, LoadError, ProcessSupervisor,
     ProgramGrant, Source, WorkspaceGrant,
 };
 
@@ -54,6 +54,11 @@ pub(super) struct Args {
     /// killed when the call ends
     #[arg(long, value_name = "PROGRAM", value_parser = grants::program)]
     allow_program: Vec<ProgramGrant>,
+    /// Let it send requests to this host: `https://example.com`, `*.example.com`, `http://127.0.0.1:8080`. Only `GET` and
+    /// `HEAD`, unless others are named: 'GET,POST https://api.example.com'. A host with a private address is refused, unless
+    /// it is written as that address or as `localhost`
+    #[arg(long, value_name = "[METHODS ]HOST", value_parser = grants::host)]
+    allow_host: Vec<HttpGrant>,
     /// Show what it would change in the workspaces, as a unified diff on standard output, and change nothing
     #[arg(long, requires = "workspace", conflicts_with_all = ["json", "ask"])]
     dry_run: bool,
@@ -106,6 +111,7 @@ async fn run(
     }
     let granted = args.workspace.iter().cloned().fold(Grants::new(), Grants::workspace);
     let granted = args.allow_program.iter().cloned().fold(granted, Grants::program);
+    let granted = args.allow_host.iter().cloned().fold(granted, Grants::http);
     let builder = Host::builder().limits(limits).store(store.open()?).cache(&home).grant(Grantee::everyone(), granted);
     let host = builder
         .compile_with(CompileChild::this_program())

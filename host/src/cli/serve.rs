@@ -50,6 +50,7 @@ A configuration; only the path of each tool has to be there:
    [[grants]]                        # nothing is granted beyond a tool's own state, but what stands here
    component = \"notes\"               # and `agent`, and `tool`: for whom; for everybody, if nothing is said
    workspaces = [{ path = \"docs\", write = true }]    # read only without `write`; at \"/\" without `at`
+   hosts = [{ host = \"https://example.com\", methods = [\"GET\"] }]    # GET and HEAD without `methods`
    programs = [{ path = \"/usr/bin/git\", arguments = [[\"status\"], [\"log\", \"**\"]] }]  # any without `arguments`
    environment = { LANG = \"C\" }      # of the guest; `clock = true`: finer than 1 ms; `random = true`: not the same each time
    limits = { deadline = \"5s\" }      # for these calls, in the place of those below
@@ -69,6 +70,8 @@ Further keys:
    [host] calls_max sandboxes_max memory_bytes_max table_elements_max component_bytes_max components_max compiling_max
       queue_max tools_max workers checkpoint_to
    [limits] grace input_bytes_max output_bytes_max transfer_bytes_max stderr_bytes_max resources_max effects_max
+   hosts: private_addresses request_bytes_max response_bytes_max header_bytes_max requests_max live_max connect_within
+      first_byte_within between_bytes_within
    programs: environment time cpu memory processes_max file_bytes_max output_bytes_max accept_unverified
    [limits.state] key_bytes_max value_bytes_max keys_max read_bytes_max write_bytes_max space_bytes_max";
 

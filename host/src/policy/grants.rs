@@ -1,5 +1,7 @@
 //! `[[grants]]`: who gets what beyond its own state.
 
+mod hosts;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -7,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
+use self::hosts::HostTable;
 use super::{Bytes, Count, LimitsTable, PolicyError, Time};
 use crate::grants::{Grantee, Grants, Program, ProgramGrant, ProgramLimits, WorkspaceGrant, clash, contradiction};
 use crate::workspace::WorkspaceLimits;
@@ -22,6 +25,8 @@ pub(super) struct GrantTable {
     workspaces: Vec<Spanned<WorkspaceTable>>,
     #[serde(default)]
     programs: Vec<Spanned<ProgramTable>>,
+    #[serde(default)]
+    hosts: Vec<HostTable>,
     #[serde(default)]
     environment: BTreeMap<String, String>,
     #[serde(default)]
@@ -63,8 +68,8 @@ struct WorkspaceTable {
 
 impl GrantTable {
     fn is_empty(&self) -> bool {
-        let is_bare = self.workspaces.is_empty() && self.programs.is_empty() && self.environment.is_empty();
-        is_bare && !self.clock && !self.random && self.limits.is_none()
+        let is_bare = self.workspaces.is_empty() && self.programs.is_empty() && self.hosts.is_empty();
+        is_bare && self.environment.is_empty() && !self.clock && !self.random && self.limits.is_none()
     }
 }
 
@@ -84,7 +89,7 @@ pub(super) fn check(
         let place = table.span();
         let table = table.into_inner();
         if table.is_empty() {
-            let what = "it grants nothing: add `workspaces`, `programs`, `environment`, `clock`, `random` or `limits`";
+            let what = "it grants nothing: add `workspaces`, `programs`, `hosts`, `environment`, `clock`, `random` or `limits`";
             return Err(wrong(place, what.into()));
         }
         let mut grantee = Grantee::everyone();
@@ -110,6 +115,9 @@ pub(super) fn check(
                 return Err(wrong(place, format!("the same call would see another workspace at `{at}`, too")));
             }
             rules.pop();
+        }
+        for host in table.hosts {
+            grants = grants.http(host.check(wrong)?);
         }
         for program in table.programs {
             let place = program.span();

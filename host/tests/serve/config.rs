@@ -194,6 +194,8 @@ fn nonsense_is_refused_with_its_place() {
         ("[[grants]]\nworkspaces = [{ path = \".\", at = \"data\" }]", "2:34", &["absolute path"]),
         ("[[grants]]\nworkspaces = [{ path = \".\", to = 1 }]", "2:29", &["to"]),
         ("[[grants]]\nworkspaces = [{ path = \".\", entries_max = 0 }]", "2:43", &["at least 1"]),
+        ("[[grants]]\nhosts = [{ host = \"ftp://a\" }]", "2:19", &["https"]),
+        ("[[grants]]\nhosts = [{ host = \"a\", live_max = 0 }]", "2:35", &["at least 1"]),
         ("[[grants]]\ncomponent = \"x\"\nworkspaces = [{ path = \".\" }]", "2:13", &["[tools.x]"]),
         ("[[grants]]\nagent = \"\"\nworkspaces = [{ path = \".\" }]", "2:9", &["not empty"]),
         (

@@ -1,0 +1,114 @@
+//! `hosts` of `[[grants]]`: which hosts may be asked, and how much.
+
+use std::ops::Range;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::super::{Bytes, Count, PolicyError, Time};
+use crate::grants::{HttpGrant, HttpLimits};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HostTable {
+    host: Spanned<String>,
+    methods: Option<Spanned<Vec<String>>>,
+    #[serde(default)]
+    private_addresses: bool,
+    request_bytes_max: Option<Bytes>,
+    response_bytes_max: Option<Bytes>,
+    header_bytes_max: Option<Bytes>,
+    requests_max: Option<Count>,
+    live_max: Option<Count>,
+    connect_within: Option<Time>,
+    first_byte_within: Option<Time>,
+    between_bytes_within: Option<Time>,
+}
+
+impl HostTable {
+    pub(super) fn check(self, wrong: &dyn Fn(Range<usize>, String) -> PolicyError) -> Result<HttpGrant, PolicyError> {
+        let none = HttpLimits::default();
+        let bytes = |given: Option<Bytes>, default| given.map_or(default, |Bytes(bytes)| bytes as u64);
+        let count = |given: Option<Count>, default| given.map_or(default, |Count(count)| count);
+        let time = |given: Option<Time>, default| given.map_or(default, |Time(time)| time);
+        let limits = HttpLimits {
+            request_bytes_max: bytes(self.request_bytes_max, none.request_bytes_max),
+            response_bytes_max: bytes(self.response_bytes_max, none.response_bytes_max),
+            header_bytes_max: self.header_bytes_max.map_or(none.header_bytes_max, |Bytes(bytes)| bytes),
+            requests_max: count(self.requests_max, none.requests_max),
+            live_max: count(self.live_max, none.live_max),
+            connect_within: time(self.connect_within, none.connect_within),
+            first_byte_within: time(self.first_byte_within, none.first_byte_within),
+            between_bytes_within: time(self.between_bytes_within, none.between_bytes_within),
+        };
+        let place = self.host.span();
+        let grant = HttpGrant::new(self.host.into_inner());
+        let grant = grant.private_addresses(self.private_addresses).limits(limits);
+        grant.open().map_err(|error| wrong(place, error.to_string()))?;
+        let Some(methods) = self.methods else { return Ok(grant) };
+        let place = methods.span();
+        let grant = grant.methods(methods.into_inner());
+        grant.open().map_err(|error| wrong(place, error.to_string()))?;
+        Ok(grant)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::policy::Policy;
+    use crate::{Grantee, Grants};
+
+    fn read(text: &str) -> Result<Vec<(Grantee, Grants)>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("estop.toml");
+        std::fs::write(&path, text).unwrap();
+        Policy::read(&path).map(|policy| policy.host.grants).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_key_is_what_it_is_in_code() {
+        let with = |keys: &str| read(&format!("[[grants]]\nagent = \"a\"\nhosts = [{{ host = \"a.test\"{keys} }}]"));
+        let is = |grant: HttpGrant| Ok(vec![(Grantee::everyone().agent("a"), Grants::new().http(grant))]);
+        let plain = || HttpGrant::new("a.test");
+        assert_eq!(with(""), is(plain()));
+        assert_eq!(with(", methods = [\"POST\", \"GET\"]"), is(plain().methods(["POST", "GET"])));
+        assert_eq!(with(", private_addresses = true"), is(plain().private_addresses(true)));
+        let none = HttpLimits::default;
+        let second = Duration::from_secs(1);
+        for (key, limits) in [
+            ("request_bytes_max = \"1KiB\"", HttpLimits { request_bytes_max: 1024, ..none() }),
+            ("response_bytes_max = \"1KiB\"", HttpLimits { response_bytes_max: 1024, ..none() }),
+            ("header_bytes_max = \"1KiB\"", HttpLimits { header_bytes_max: 1024, ..none() }),
+            ("requests_max = 3", HttpLimits { requests_max: 3, ..none() }),
+            ("live_max = 3", HttpLimits { live_max: 3, ..none() }),
+            ("connect_within = \"1s\"", HttpLimits { connect_within: second, ..none() }),
+            ("first_byte_within = \"1s\"", HttpLimits { first_byte_within: second, ..none() }),
+            ("between_bytes_within = \"1s\"", HttpLimits { between_bytes_within: second, ..none() }),
+        ] {
+            assert_eq!(with(&format!(", {key}")), is(plain().limits(limits)), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        for (hosts, place, word) in [
+            ("{ host = \"ftp://a\" }", "2:19", "https"),
+            ("{ host = \"a/b\" }", "2:19", "is no host"),
+            ("{ }", "2:10", "host"),
+            ("{ host = \"a\", methods = [] }", "2:34", "no method"),
+            ("{ host = \"a\", methods = [\"get\"] }", "2:34", "`GET`"),
+            ("{ host = \"a\", methods = \"GET\" }", "2:34", "sequence"),
+            ("{ host = \"a\", private_addresses = 1 }", "2:44", "boolean"),
+            ("{ host = \"a\", live_max = 0 }", "2:35", "at least 1"),
+            ("{ host = \"a\", connect_within = 1 }", "2:41", "a duration with its unit"),
+            ("{ host = \"a\", response_bytes_max = \"1 XB\" }", "2:45", "not a size"),
+            ("{ host = \"a\", colour = 1 }", "2:24", "colour"),
+        ] {
+            let error = read(&format!("[[grants]]\nhosts = [{hosts}]")).unwrap_err();
+            assert!(error.contains(&format!(":{place}:")) && error.contains(word), "{hosts}: {error}");
+        }
+    }
+}
