@@ -169,7 +169,13 @@ impl Sandbox {
         let ctx = CallCtx {
             wasi: wasi(core, code, &stderr),
             limiter: Limiter::new(limits.memory_bytes_max, Arc::clone(&call.live)),
-            transaction: Transaction::new(space, Arc::clone(&core.state_limits), Arc::clone(&call.live), workspaces),
+            transaction: Transaction::new(
+                space,
+                Arc::clone(&core.state_limits),
+                None,
+                Arc::clone(&call.live),
+                workspaces,
+            ),
             call: Arc::clone(call),
             core: Arc::clone(core),
             table,
