@@ -156,6 +156,16 @@ impl Granted {
         self.workspaces.iter().map(|(at, workspace)| workspace.in_words(at)).collect()
     }
 
+    /// What a call gets of this that is invoked by one that was granted that.
+    pub(crate) fn at_most(&self, invoker: &Self) -> Self {
+        let each = self.workspaces.iter().filter_map(|(at, own)| {
+            let (_, theirs) = invoker.workspaces.iter().find(|(_, theirs)| theirs.path() == own.path())?;
+            let narrower = if theirs.is_read_only() { theirs } else { own };
+            Some((at.clone(), Arc::clone(narrower)))
+        });
+        Self { workspaces: each.collect() }
+    }
+
     fn add(&mut self, other: &Self) {
         self.workspaces.extend_from_slice(&other.workspaces);
     }

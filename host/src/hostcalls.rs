@@ -33,7 +33,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<CallCtx>) -> wasmtime::Result<()
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     filesystem::add_to_linker(linker)?;
     bindings::estop::tool::types::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
-    bindings::estop::tool::call::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
+    call::add_to_linker(linker)?;
     bindings::wasi::keyvalue::store::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
     bindings::wasi::keyvalue::atomics::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
     bindings::wasi::keyvalue::batch::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
@@ -46,7 +46,9 @@ pub(crate) fn grant(import: &str) -> &'static str {
     let interface = import.split('@').next().unwrap_or(import);
     match interface {
         "estop:tool/types" => "types only",
-        "estop:tool/call" => "its own call: interrupted, progress, commit",
+        "estop:tool/call" => {
+            "its own call: interrupted, progress, commit; and other tools, with at most what it has itself"
+        }
         "wasi:keyvalue/store" | "wasi:keyvalue/atomics" | "wasi:keyvalue/batch" => {
             "its own state for each agent, inside the call's transaction"
         }

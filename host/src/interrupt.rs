@@ -196,6 +196,21 @@ pub(crate) struct Delivered {
     pub(crate) at_ns: u64,
 }
 
+impl Delivered {
+    /// As it is told to a call: one that is stopped because the one that invoked it is stopped is told so.
+    fn to(self: &Arc<Self>, call: &CallState) -> Arc<Self> {
+        let Some(parent) = call.parent.as_deref().filter(|parent| self.scope.covers(parent)) else {
+            return Arc::clone(self);
+        };
+        let Interrupt { cause, actor, reason, grace, halt } = self.interrupt.clone();
+        let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        let mut reason = format!("{}, which invoked it, was stopped by {actor} ({cause}){because}", parent.id);
+        cut(&mut reason, TEXT_BYTES_MAX);
+        let interrupt = Interrupt { cause: Cause::Parent, actor, reason, grace, halt };
+        Arc::new(Self { id: self.id, scope: self.scope.clone(), interrupt, at_ns: self.at_ns })
+    }
+}
+
 /// Where a call stood when the interrupt met it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -260,7 +275,7 @@ impl Core {
         let mut reach = Reach { calls: Vec::with_capacity(self.inventory.live()), ..Reach::default() };
         self.inventory.walk(|call| {
             if delivered.scope.names(call) {
-                reach.add(call, self.deliver(call, &delivered));
+                reach.add(call, self.deliver(call, &delivered.to(call)));
                 if reach.calls.len() - reach.stamped >= STAMP_EVERY {
                     reach.stamp(self.now_ns());
                 }
@@ -283,7 +298,7 @@ impl Core {
         if self.inventory.has_nested() {
             self.inventory.walk(|call| {
                 if !delivered.scope.names(call) && delivered.scope.covers(call) {
-                    reach.add(call, self.deliver(call, &delivered));
+                    reach.add(call, self.deliver(call, &delivered.to(call)));
                 }
             });
         }

@@ -124,6 +124,7 @@ struct LimitsTable {
     stderr_bytes_max: Option<Bytes>,
     resources_max: Option<Count>,
     effects_max: Option<Count>,
+    depth_max: Option<usize>,
     #[serde(default)]
     state: StateTable,
 }
@@ -373,6 +374,7 @@ impl LimitsTable {
             stderr_bytes_max: bytes(self.stderr_bytes_max, none.stderr_bytes_max),
             resources_max: count(self.resources_max, none.resources_max),
             effects_max: count(self.effects_max, none.effects_max),
+            depth_max: self.depth_max.unwrap_or(none.depth_max),
             state: StateLimits {
                 key_bytes_max: bytes(state.key_bytes_max, none.state.key_bytes_max),
                 value_bytes_max: bytes(state.value_bytes_max, none.state.value_bytes_max),

@@ -22,6 +22,7 @@ use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 use self::limiter::Limiter;
 pub(crate) use self::limiter::MemoryLimitReached;
 use self::stderr::Stderr;
+use crate::call::child::Children;
 use crate::call::{CallLimits, CallState};
 use crate::engine::FUEL_INTERVAL;
 use crate::host::Core;
@@ -52,6 +53,7 @@ pub struct CallCtx {
     pub(crate) describing: bool,
     pub(crate) transfer_bytes_max: usize,
     pub(crate) log_lines: u32,
+    pub(crate) children: Children,
     wasi: WasiCtx,
     limiter: Limiter,
     effects_max: usize,
@@ -129,7 +131,7 @@ impl CallCtx {
     pub fn effect(&mut self, name: impl Into<String>) -> Result<EffectGuard, TooManyEffects> {
         let mut name = name.into();
         cut(&mut name, EFFECT_NAME_BYTES_MAX);
-        let performed = self.call.live.add_effect(name, self.effects_max);
+        let performed = self.call.add_effect(&name, self.effects_max);
         performed.map(|performed| EffectGuard { performed }).ok_or(TooManyEffects(self.effects_max))
     }
 }
@@ -169,17 +171,12 @@ impl Sandbox {
         let ctx = CallCtx {
             wasi: wasi(core, code, &stderr),
             limiter: Limiter::new(limits.memory_bytes_max, Arc::clone(&call.live)),
-            transaction: Transaction::new(
-                space,
-                Arc::clone(&core.state_limits),
-                None,
-                Arc::clone(&call.live),
-                workspaces,
-            ),
+            transaction: Transaction::new(space, Arc::clone(&core.state_limits), Arc::clone(&call.live), workspaces),
             call: Arc::clone(call),
             core: Arc::clone(core),
             table,
             describing,
+            children: Children::default(),
             transfer_bytes_max: limits.transfer_bytes_max,
             log_lines: 0,
             effects_max: limits.effects_max,

@@ -139,6 +139,8 @@ pub(crate) enum Committed {
     Unknown(String),
     /// Whoever was asked did not agree; nothing was applied.
     Declined,
+    /// It is a part of the transaction of the call that invoked this one: nothing was done, and it goes on.
+    Nested,
     /// It is durable, and the files could not be changed yet: whoever comes next to the workspace goes on with it.
     NotCarriedOut(String),
 }
@@ -161,27 +163,23 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
-    /// `nested_in`: that of the call that invoked this one, in which a level was begun for it.
-    pub(crate) fn new(
-        space: Space,
-        limits: Arc<StateLimits>,
-        nested_in: Option<Arc<Mutex<Keys>>>,
-        live: Arc<Live>,
-        workspaces: Workspaces,
-    ) -> Self {
-        let is_nested = nested_in.is_some();
-        let keys = nested_in.unwrap_or_else(|| Arc::new(Mutex::new(Keys::new(Arc::clone(&limits)))));
+    pub(crate) fn new(space: Space, limits: Arc<StateLimits>, live: Arc<Live>, workspaces: Workspaces) -> Self {
         Self {
+            keys: Arc::new(Mutex::new(Keys::new(Arc::clone(&limits)))),
+            is_nested: false,
             workspaces,
             files_are_counted: false,
             space,
             limits,
             live,
-            keys,
-            is_nested,
             lost: None,
             discarded: Size::default(),
         }
+    }
+
+    /// Makes it a part of that of the call that invokes this one, in which a level was begun for it.
+    pub(crate) fn nest_in(&mut self, keys: Arc<Mutex<Keys>>) {
+        (self.keys, self.is_nested) = (keys, true);
     }
 
     pub(crate) fn is_nested(&self) -> bool {
@@ -213,11 +211,6 @@ impl Transaction {
     fn size(&self) -> Size {
         let (files, file_bytes) = if self.files_are_counted { (0, 0) } else { self.workspaces.changes() };
         Size { files, file_bytes, ..self.keys().size() }
-    }
-
-    /// What a nested transaction hands over to the one that it is nested in.
-    pub(crate) fn merged(&self) -> Size {
-        self.size()
     }
 
     /// Why nothing of this call can be committed any more.
@@ -278,6 +271,9 @@ impl Transaction {
 
     /// Makes what was written so far durable and begins anew. `last`: the call ends with it.
     pub(crate) async fn commit(&mut self, core: &Core, call: &Arc<CallState>, last: bool) -> Committed {
+        if self.is_nested {
+            return Committed::Nested;
+        }
         match &self.lost {
             None => {}
             Some(Lost::Conflict(what)) => return Committed::Conflict(what.clone()),
@@ -318,7 +314,7 @@ impl Transaction {
         match &committed {
             // Whoever goes on begins anew.
             Committed::Durable => self.files_are_counted = false,
-            Committed::Unknown(_) | Committed::NotCarriedOut(_) => {}
+            Committed::Unknown(_) | Committed::NotCarriedOut(_) | Committed::Nested => {}
             Committed::Conflict(what) => self.lose(call, Lost::Conflict(what.clone())),
             Committed::Refused(error) => self.lose(call, Lost::Refused(error.clone())),
             Committed::Declined => self.lose(call, Lost::Declined),

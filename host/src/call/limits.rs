@@ -29,8 +29,10 @@ pub struct CallLimits {
     pub stderr_bytes_max: usize,
     /// Handles and host resources open at one time.
     pub resources_max: usize,
-    /// Effects outside the transaction.
+    /// Effects outside the transaction, with those of the calls that it invokes.
     pub effects_max: usize,
+    /// Levels of calls that may be below the first one, each invoked by the one above it. None can be invoked at zero.
+    pub depth_max: usize,
     /// What it may keep.
     pub state: StateLimits,
 }
@@ -49,6 +51,7 @@ impl Default for CallLimits {
             stderr_bytes_max: 8 << 10,
             resources_max: 1_000,
             effects_max: 1_000,
+            depth_max: 8,
             state: StateLimits::default(),
         }
     }
