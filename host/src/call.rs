@@ -172,6 +172,12 @@ async fn carry_out<'a>(
             Work::Call(input)
         }
     };
+    if code.places.saturating_add(kept) > core.limits.sandboxes_max {
+        let (places, all) = (code.places, core.limits.sandboxes_max);
+        let why =
+            format!("it takes {places} places, and {kept} for the calls that it invokes, of {all} (`sandboxes_max`)");
+        return Err(Fault::Refused(why));
+    }
     let place = match &nest {
         None => core.let_in(call, code.places, kept).await.map_err(|full| Fault::Refused(full.to_string()))?,
         Some(nest) => core.let_in_at_once(call, code.places).ok_or_else(|| {

@@ -113,7 +113,7 @@ fn limits_count_over_levels_and_spaces() {
     assert!(keys.set(&space("third"), key(2), None).is_err(), "a fourth key");
     keys.end(false);
     set(&mut keys, "third", 2, None);
-    let long: Arc<[u8]> = vec![0; 900].into();
+    let long: Arc<[u8]> = vec![0; 800].into();
     assert!(keys.set(&space("third"), key(2), Some(Arc::clone(&long))).is_err(), "with the others it is too much");
     keys.end(false);
     keys.set(&space("one"), key(1), Some(long)).unwrap();
