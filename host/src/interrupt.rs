@@ -10,10 +10,10 @@
 pub(crate) mod halts;
 pub(crate) mod preempter;
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::{fmt, iter};
 
 use serde::{Deserialize, Serialize};
 
@@ -187,7 +187,7 @@ pub(crate) fn cut(text: &mut String, bytes_max: usize) {
 }
 
 /// An interrupt as it was delivered: what the entries of the calls that it stopped point at.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Delivered {
     pub(crate) id: InterruptId,
     pub(crate) scope: Scope,
@@ -292,6 +292,20 @@ impl Core {
         self.finish(delivered, reach)
     }
 
+    /// A call that has registered below one that is being stopped already, so that it starts stopped: by the same interrupt,
+    /// which may have passed it. Without its grace: that is for whoever has something to tidy up.
+    pub(crate) fn stop_late(&self, call: &Arc<CallState>) {
+        let above = iter::successors(call.parent.as_deref(), |call| call.parent.as_deref());
+        // The outermost one has it as it was given. There is one: the cause is published before the gate is closed.
+        let Some(delivered) = above.filter_map(CallState::interrupted).last() else { return };
+        let mut late = Delivered::clone(&*delivered.to(call));
+        late.interrupt.grace = Duration::ZERO;
+        let mut reach = Reach::default();
+        reach.add(call, self.deliver(call, &Arc::new(late)));
+        reach.stamp(self.now_ns());
+        self.preempter.submit(iter::once(call));
+    }
+
     /// What is named is closed; now what it has invoked. A child that registered before its parent was closed is met by
     /// this walk, one that comes later finds the parent closed.
     fn finish(&self, delivered: Arc<Delivered>, mut reach: Reach) -> Interruption {
@@ -347,7 +361,7 @@ impl Core {
             Found::Running => self.engine.increment_epoch(),
             Found::Suspended => call.halted(self.now_ns()),
         }
-        self.preempter.submit(std::iter::once(call));
+        self.preempter.submit(iter::once(call));
     }
 }
 

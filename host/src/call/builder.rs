@@ -246,9 +246,7 @@ pub(super) fn register(core: Arc<Core>, identity: Identity, start: impl FnOnce(&
     };
     let call = Arc::new(CallState::new(slot, identity));
     if core.inventory.publish(&call).is_err() {
-        let parent = call.parent.as_ref().map_or_else(String::new, |parent| parent.id.to_string());
-        let reason = format!("{parent}, which invoked it, was stopped before it began");
-        core.interrupt_call(&call, Interrupt::new(Cause::Parent, HOST_ACTOR).reason(reason));
+        core.stop_late(&call);
     }
     start(&core, &call);
     Call { core, call, detached: false }

@@ -69,7 +69,7 @@ async fn a_child_has_the_hosts_deadline_if_that_is_less() {
 async fn a_child_has_no_more_memory_than_its_parent() {
     let stage = Stage::new().await;
     let _misc = load(&stage.host, "misc").await;
-    let steps = json!({ "steps": [{ "tool": "misc/big_output", "input": { "bytes": 24 << 20 } }] });
+    let steps = json!({ "steps": [{ "tool": "misc/big_output", "input": { "bytes": 6 << 20 } }] });
     let with = |bytes: usize| {
         let call = stage.host.agent("default").call(&stage.nest, "run", steps.clone()).memory_bytes(bytes);
         async move { completed(&within(call.start().outcome()).await)["answers"][0].clone() }

@@ -97,7 +97,7 @@ async fn changes_of_a_child_that_fails_are_taken_back() {
         .await;
     assert_eq!(answers[1]["code"], "asked");
     assert_eq!((&answers[2]["ok"], &answers[3]["ok"]), (&json!(9), &json!(9)));
-    assert_eq!(answers[4]["code"], "file", "{}", answers[4]);
+    assert_eq!(answers[4]["code"], "io", "{}", answers[4]);
     assert_eq!((&answers[5]["code"], &answers[6]["ok"]), (&json!("asked"), &json!(30 << 20)));
     assert_eq!(answers[8]["ok"], 3);
     assert_eq!(place.text("kept.txt").as_deref(), Some("changed"));

@@ -24,7 +24,7 @@ pub struct Plan {
 pub struct Step {
     /// Invoke this tool.
     tool: Option<String>,
-    #[serde(default)]
+    #[serde(default = "nothing")]
     input: Value,
     /// So many times.
     #[serde(default = "once")]
@@ -34,6 +34,10 @@ pub struct Step {
     /// Commit.
     #[serde(default)]
     commit: bool,
+}
+
+fn nothing() -> Value {
+    json!({})
 }
 
 fn once() -> u64 {
@@ -84,7 +88,7 @@ pub struct Deep {
     #[serde(default)]
     set: Option<String>,
     tool: String,
-    #[serde(default)]
+    #[serde(default = "nothing")]
     input: Value,
 }
 
