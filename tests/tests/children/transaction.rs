@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use estop::{Cause, End, Size};
+use estop::{CallLimits, Cause, EffectState, End, Size};
 use estop_tests::guests::Hostile;
 use estop_tests::stage::{WAIT, grant, hostile};
 use estop_tests::{call, completed, end_entry, log, small, within};
@@ -168,6 +168,31 @@ async fn what_children_have_read_is_validated() {
         assert_eq!(stage.keys().await.len(), 0);
         drop(waits);
     }
+}
+
+/// What a child does outside of the transaction is told of it, and of those above it.
+#[tokio::test]
+async fn effects_of_a_child_are_its_parents_too() {
+    let builder = grant(small(), |ctx| {
+        let sent = ctx.effect("mail");
+        Box::pin(async move {
+            sent?.performed();
+            Ok(())
+        })
+    });
+    let stage = Stage::on(builder.call_limits(CallLimits { effects_max: 2, ..CallLimits::default() })).await;
+    hostile(&stage.host, Hostile { call: WAIT, ..Hostile::default() }).await;
+    let (outcome, answers) = stage.run(json!([{ "tool": "victim", "times": 3 }, { "tool": "nest/keys" }])).await;
+    assert_eq!(answers[2]["code"], "trapped", "one more than its parent may have: {}", answers[2]);
+    let log = log(&stage.host).await;
+    let ends = children(&log, &outcome.call.to_string());
+    let told: Vec<_> = outcome.effects.iter().map(|effect| (&*effect.name, effect.state)).collect();
+    assert_eq!(told, [("mail", EffectState::Performed); 2]);
+    for (effect, end) in outcome.effects.iter().zip(&ends) {
+        assert_eq!(effect.call.map(|call| json!(call.to_string())).as_ref(), Some(&end["call"]));
+        assert_eq!(end["effects"], json!([{ "name": "mail", "state": "performed" }]));
+    }
+    assert_eq!(end_entry(&log, &outcome)["effects"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]
