@@ -19,9 +19,11 @@ const PAGE_KEYS: usize = 10;
 /// Bucket and key.
 type Place = (String, String);
 
+type Act = dyn Fn(&str) -> Result<Answer, ToolError>;
+
 /// Stands for a tool that can be invoked.
 #[derive(Clone)]
-pub(crate) struct Fake(pub(super) Rc<dyn Fn(&str) -> Result<Answer, ToolError>>);
+pub(crate) struct Fake(pub(super) Rc<Act>);
 
 impl fmt::Debug for Fake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

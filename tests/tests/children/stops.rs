@@ -1,10 +1,11 @@
 //! A child is stopped with its parent, at whatever moment, and alone without it.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use estop::{Cause, HaltScope, HostLimits, Interrupt, Scope};
+use estop::{Cause, HaltScope, Interrupt, Scope};
 use estop_tests::stage::{operator, stopped, until};
-use estop_tests::{completed, end_entry, log, small, within};
+use estop_tests::{completed, end_entry, log, within};
 use serde_json::{Value, json};
 
 use super::{Stage, children};
@@ -151,27 +152,42 @@ async fn in_its_grace_a_call_invokes_nothing() {
 /// Row 6: the parent is stopped at whatever moment of an `invoke`, and no child escapes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_child_that_starts_late_does_not_escape() {
-    let limits = HostLimits { calls_max: 1024, sandboxes_max: 64, workers: 2, ..HostLimits::default() };
-    let stage = Stage::on(small().limits(limits)).await;
-    let chain = json!({ "levels": 2, "set": "level", "tool": "kv/add", "input": { "key": "n", "delta": 1 } });
-    let steps = json!([{ "tool": "nest/deep", "input": chain, "times": 1_000_000 }]);
-    let (began, mut done, mut with_children) = (Instant::now(), 0, 0);
-    while done < STOPS && began.elapsed() < STOPS_WITHIN {
-        let root = stage.start(steps.clone());
-        // From before it is taken up to the middle of its children.
-        let until = Duration::from_micros(done * 37 % 3_000);
-        let begun = Instant::now();
-        while begun.elapsed() < until {
-            std::hint::spin_loop();
+    // Children that come and go, and one that would never go.
+    let add = json!({ "key": "n", "delta": 1 });
+    for (tool, input, stops) in [("kv/add", add, STOPS / 2), ("nest/spin", json!({}), STOPS / 2)] {
+        let stage = Stage::new().await;
+        let chain = json!({ "levels": 2, "set": "level", "tool": tool, "input": input });
+        let steps = json!([{ "tool": "nest/deep", "input": chain, "times": 1_000_000 }]);
+        let (began, mut done, mut with_children) = (Instant::now(), 0, 0);
+        while done < stops && began.elapsed() < STOPS_WITHIN {
+            let root = stage.start(steps.clone());
+            // From before it is taken up to the middle of its children.
+            let until = Duration::from_micros(done * 37 % 3_000);
+            let begun = Instant::now();
+            while begun.elapsed() < until {
+                std::hint::spin_loop();
+            }
+            let interruption = root.interrupt(Cause::Operator, "alice");
+            with_children += u64::from(interruption.len() > 1);
+            let outcome = within(root.outcome()).await;
+            assert_eq!(stopped(&outcome).cause, Cause::Operator);
+            assert_eq!(stage.host.live_calls(), 0, "something of {} runs on after {done} stops", outcome.call);
+            done += 1;
         }
-        let interruption = root.interrupt(Cause::Operator, "alice");
-        with_children += u64::from(interruption.len() > 1);
-        let outcome = within(root.outcome()).await;
-        assert_eq!(stopped(&outcome).cause, Cause::Operator);
-        assert_eq!(stage.host.live_calls(), 0, "something of {} runs on after {done} stops", outcome.call);
-        done += 1;
+        println!("{tool}: {done} stops of a parent, {with_children} of them reached children");
+        assert!(with_children > 0, "no child was ever met");
+        assert_eq!((stage.value("n").await, stage.keys().await.len()), (Value::Null, 0), "nothing was committed");
+        all_stopped_by_one_interrupt(&log(&stage.host).await);
     }
-    println!("{done} stops of a parent, {with_children} of them reached children");
-    assert!(with_children > 0, "no child was ever met");
-    assert_eq!((stage.value("n").await, stage.keys().await.len()), (Value::Null, 0), "nothing was committed");
+}
+
+/// Whether it was met or has met the closed gate: a child that was stopped was stopped by what has stopped its parent.
+fn all_stopped_by_one_interrupt(log: &[Value]) {
+    let ends = log.iter().filter(|entry| entry["kind"] == "end" && entry["cause"].is_string());
+    let stopped: HashMap<&str, &Value> = ends.map(|end| (end["call"].as_str().unwrap(), end)).collect();
+    for end in stopped.values() {
+        assert_eq!(end["actor"], "alice", "{end}");
+        let parent = end["parent"].as_str().and_then(|parent| stopped.get(parent));
+        assert!(parent.is_none_or(|parent| parent["interrupt"] == end["interrupt"]), "{end}");
+    }
 }

@@ -23,6 +23,9 @@ pub(in crate::workspace) struct Before {
     copy: Option<Box<Overlay>>,
 }
 
+type Reads = Vec<(PathBuf, Option<Stamp>)>;
+type Listings = Vec<(PathBuf, Arc<Listed>)>;
+
 impl Overlay {
     /// A nested call begins.
     pub(in crate::workspace) fn begin(&mut self, is_read_only: bool) -> Before {
@@ -73,7 +76,7 @@ impl Overlay {
     }
 
     /// What was read of the base and was not known before.
-    fn reads_since(&self, before: &Overlay) -> (Vec<(PathBuf, Option<Stamp>)>, Vec<(PathBuf, Arc<Listed>)>) {
+    fn reads_since(&self, before: &Overlay) -> (Reads, Listings) {
         let mut reads: Vec<_> = self.seen.get(before.seen.len()..).unwrap_or_default().to_vec();
         let mut listings: Vec<_> = self.seen_listings.get(before.seen_listings.len()..).unwrap_or_default().to_vec();
         for (id, node) in self.nodes.all() {
