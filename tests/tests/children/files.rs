@@ -105,6 +105,25 @@ async fn changes_of_a_child_that_fails_are_taken_back() {
     assert!(much.len() == 30 << 20 && much.iter().all(|byte| *byte == b'x'));
 }
 
+/// What had left the memory is still there, whatever a child that fails has written in its place.
+#[tokio::test]
+async fn what_has_spilled_is_taken_back_too() {
+    let place = Place::everyone().await;
+    let many =
+        |text: &str| json!({ "tool": "files/write_many", "input": { "count": 20, "bytes": 1 << 20, "text": text } });
+    let fails = json!({ "steps": [many("b"), write("other", 20 << 20)], "fail": true });
+    let answers =
+        place.answers(json!([many("a"), { "tool": "nest/run", "input": fails }, write("more", 20 << 20)])).await;
+    let codes: Vec<_> = answers.iter().map(|answer| answer["code"].as_str()).collect();
+    assert_eq!(codes, [None, Some("as-asked"), None]);
+    for number in 0..20 {
+        let text = fs::read(place.folder.join(format!("many/deep/{number}.txt"))).unwrap();
+        assert_eq!(text.len(), 1 << 20);
+        assert!(text.iter().all(|byte| *byte == b'a'), "file {number} is not as it was");
+    }
+    assert_eq!(place.text("other"), None);
+}
+
 #[tokio::test]
 async fn files_of_finished_children_vanish_with_the_parent() {
     let place = Place::everyone().await;
