@@ -194,8 +194,11 @@ pub(super) async fn released(core: &Core, ctx: &mut CallCtx) -> u64 {
     let Some(Running { call }) = ctx.children.running.take() else { return 0 };
     let (mut fuel, mut is_kept) = (0, false);
     if let Some(child) = call {
-        // It is stopped already if this call was: not so if a host function has panicked.
-        if !child.gate.is_flagged() && !child.is_released() {
+        if ctx.call.gate.is_flagged() {
+            // Whoever has stopped this call may not have come to the child yet.
+            core.stop_late(&child);
+        } else if !child.is_released() {
+            // A host function has panicked.
             let reason = format!("{}, which invoked it, has ended", ctx.call.id);
             core.interrupt_call(&child, Interrupt::new(Cause::Parent, HOST_ACTOR).reason(reason));
         }
