@@ -4,8 +4,12 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::error::ToolError;
 use crate::host::{self, CommitError};
+use crate::output::Output;
 
 /// Why a call is being stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,11 +108,61 @@ pub fn progress(done: u64, total: impl Into<Option<u64>>, message: impl Display)
 /// - `interrupted`: the call is being stopped;
 /// - `conflict` (retryable): a key that the call has read was changed meanwhile. No later commit of
 ///   this call succeeds either: give the error back, and the caller starts over;
-/// - `store`: the store could not say that the commit is durable.
+/// - `store`: the store could not say that the commit is durable; or the call was invoked by another
+///   tool, whose commit makes durable what this one has written.
 pub fn commit() -> Result<(), ToolError> {
     host::commit().map_err(|error| match error {
         CommitError::Interrupted => ToolError::interrupted(),
         CommitError::Conflict(message) => ToolError::failed("conflict", message).retryable(),
         CommitError::Store(message) => ToolError::failed("store", message),
     })
+}
+
+/// Runs another tool and waits for its answer: `component/tool`, or the tool's name alone where that says
+/// which.
+///
+/// It runs for the same agent, with what it is granted itself and at most what this call was granted and
+/// has left. It sees what this call has written; what it writes becomes a part of this call's transaction
+/// when it succeeds, and is gone otherwise. It is stopped with this call.
+///
+/// ```
+/// use estop_tool::testing::Run;
+/// use estop_tool::{ToolError, invoke};
+///
+/// /// Tell how long the first line of a note is.
+/// #[estop_tool::tool(read_only)]
+/// fn first_line_bytes() -> Result<usize, ToolError> {
+///     let note: String = invoke("memory/recall", &"todo")?;
+///     Ok(note.lines().next().unwrap_or_default().len())
+/// }
+///
+/// let run = Run::new().tool("memory/recall", |title: String| Ok(format!("# {title}\nmilk")));
+/// assert_eq!(run.call(first_line_bytes).result, Ok(6));
+/// ```
+///
+/// # Errors
+///
+/// What the tool fails with, with its code; `invalid-input`, if it does not take this input; and why it
+/// could not be run or has not answered: `no-such-tool`, `ambiguous-tool`, `refused`, `no-room`
+/// (retryable), `too-deep`, `stopped`, `trapped`, `conflict`. `interrupted`, if this call is being stopped.
+/// `bad-answer`: the answer is not a `T`.
+pub fn invoke<T: DeserializeOwned>(tool: &str, input: &(impl Serialize + ?Sized)) -> Result<T, ToolError> {
+    invoke_output(tool, input).map(|output| output.into_parts().0)
+}
+
+/// As [`invoke()`], with what is attached to the answer.
+///
+/// # Errors
+///
+/// As [`invoke()`].
+pub fn invoke_output<T: DeserializeOwned>(
+    tool: &str,
+    input: &(impl Serialize + ?Sized),
+) -> Result<Output<T>, ToolError> {
+    let input = serde_json::to_string(input)
+        .map_err(|why| ToolError::invalid_input(format!("the input for `{tool}` cannot be written as JSON: {why}")))?;
+    let answer = host::invoke(tool, &input)?;
+    let value = serde_json::from_str(&answer.json)
+        .map_err(|why| ToolError::failed("bad-answer", format!("`{tool}` answered something unexpected: {why}")))?;
+    Ok(Output::of_parts(value, answer.attachments))
 }

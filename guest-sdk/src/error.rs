@@ -127,6 +127,12 @@ impl ToolError {
         Self(Reason::Interrupted)
     }
 
+    /// What a tool that was invoked has failed with.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) fn told(reason: Reason) -> Self {
+        Self(reason)
+    }
+
     /// What crosses to the host.
     #[cfg(target_arch = "wasm32")]
     pub(crate) fn into_reason(self) -> Reason {

@@ -12,11 +12,11 @@ mod web;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use crate::testing::fake::process::{Child, start_program};
 #[cfg(not(target_arch = "wasm32"))]
-pub(crate) use crate::testing::fake::{Bucket, Cas, commit, interrupted, log, open, progress, send};
+pub(crate) use crate::testing::fake::{Bucket, Cas, commit, interrupted, invoke, log, open, progress, send};
 #[cfg(target_arch = "wasm32")]
 pub(crate) use wasm::process::{Child, start_program};
 #[cfg(target_arch = "wasm32")]
-pub(crate) use wasm::{Bucket, Cas, commit, interrupted, log, open, progress};
+pub(crate) use wasm::{Bucket, Cas, commit, interrupted, invoke, log, open, progress};
 #[cfg(target_arch = "wasm32")]
 pub(crate) use web::send;
 
@@ -28,7 +28,6 @@ pub(crate) enum CommitError {
     Interrupted,
     /// The message names the key.
     Conflict(String),
-    #[cfg_attr(not(target_arch = "wasm32"), expect(dead_code, reason = "the fake cannot fail"))]
     Store(String),
 }
 

@@ -56,9 +56,9 @@
 //!
 //! [`macro@tool`] and [`export!`] make a function a tool of the component, [`Tool`] is what they
 //! implement. [`ToolError`] is why a tool gives no answer, [`Output`] is an answer with attachments.
-//! [`checkpoint()`], [`interrupted()`], [`progress()`] and [`commit()`] talk to the host, [`kv`] keeps
-//! state, [`process`] runs programs, [`http`] asks hosts, [`log`] writes log lines, and `testing` runs
-//! tools natively.
+//! [`checkpoint()`], [`interrupted()`], [`progress()`] and [`commit()`] talk to the host, [`invoke()`] runs
+//! other tools, [`kv`] keeps state, [`process`] runs programs, [`http`] asks hosts, [`log`] writes log
+//! lines, and `testing` runs tools natively.
 
 mod call;
 mod error;
@@ -76,7 +76,7 @@ pub mod bindings;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 
-pub use call::{Cause, Interrupted, checkpoint, commit, interrupted, progress};
+pub use call::{Cause, Interrupted, checkpoint, commit, interrupted, invoke, invoke_output, progress};
 pub use error::ToolError;
 pub use estop_tool_macros::{export, tool};
 pub use output::{Answer, Attachment, Output};

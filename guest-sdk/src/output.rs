@@ -27,6 +27,10 @@ pub struct Output<T> {
 }
 
 impl<T> Output<T> {
+    pub(crate) fn of_parts(value: T, attachments: Vec<Attachment>) -> Self {
+        Self { value, attachments }
+    }
+
     /// An answer that has no attachments yet.
     pub fn new(value: T) -> Self {
         Self { value, attachments: Vec::new() }
@@ -49,7 +53,8 @@ impl<T> Output<T> {
         &self.attachments
     }
 
-    pub(crate) fn into_parts(self) -> (T, Vec<Attachment>) {
+    /// The value and what was attached.
+    pub fn into_parts(self) -> (T, Vec<Attachment>) {
         (self.value, self.attachments)
     }
 }

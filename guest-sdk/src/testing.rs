@@ -32,6 +32,8 @@
 //! other. Outside a `Run` a tool works on a state of its thread that is empty at first, and is never
 //! interrupted.
 
+use std::rc::Rc;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -41,10 +43,10 @@ mod web;
 use crate::call::Cause;
 use crate::error::ToolError;
 use crate::log::Level;
-use crate::output::Answer;
-use crate::process::Output;
+use crate::output::{Answer, Output};
+use crate::process;
 use crate::tool::{self, Description, Tool};
-use fake::World;
+use fake::{Fake, World};
 pub use web::{Answered, Requested};
 
 /// What a caller learns of the tool `T`: its description, schemas and hints.
@@ -108,7 +110,7 @@ impl Run {
 
     /// The call is granted a program. The function gets its arguments and its standard input.
     #[must_use]
-    pub fn program(mut self, name: &str, program: impl Fn(&[String], &[u8]) -> Output + 'static) -> Self {
+    pub fn program(mut self, name: &str, program: impl Fn(&[String], &[u8]) -> process::Output + 'static) -> Self {
         self.world.programs.add(name, program);
         self
     }
@@ -118,6 +120,42 @@ impl Run {
     #[must_use]
     pub fn answer(mut self, request: impl Into<String>, answer: Answered) -> Self {
         self.world.web.add(request.into(), answer);
+        self
+    }
+
+    /// What [`invoke()`](crate::invoke()) of `name` answers. `name` is as the tool says it, with the
+    /// component or without. A tool that is not given here does not exist.
+    ///
+    /// # Panics
+    ///
+    /// When the tool is invoked, if its answer cannot be written as JSON.
+    #[must_use]
+    pub fn tool<I: DeserializeOwned, O: Serialize>(
+        self,
+        name: &str,
+        act: impl Fn(I) -> Result<O, ToolError> + 'static,
+    ) -> Self {
+        self.tool_output(name, move |input| act(input).map(Output::new))
+    }
+
+    /// As [`tool`](Self::tool), with attachments.
+    ///
+    /// # Panics
+    ///
+    /// As [`tool`](Self::tool).
+    #[must_use]
+    pub fn tool_output<I: DeserializeOwned, O: Serialize>(
+        mut self,
+        name: &str,
+        act: impl Fn(I) -> Result<Output<O>, ToolError> + 'static,
+    ) -> Self {
+        let fake = move |input: &str| {
+            let input = serde_json::from_str(input).map_err(ToolError::invalid_input)?;
+            let (value, attachments) = act(input)?.into_parts();
+            let json = serde_json::to_string(&value).expect("an answer is JSON");
+            Ok(Answer { json, attachments })
+        };
+        self.world.tools.insert(name.to_owned(), Fake(Rc::new(fake)));
         self
     }
 
@@ -183,6 +221,11 @@ impl<T> Ended<T> {
         &self.world.web.requests
     }
 
+    /// Every tool that was invoked, also in vain.
+    pub fn invoked(&self) -> &[Invoked] {
+        &self.world.invoked
+    }
+
     /// How often the tool looked whether it was interrupted.
     pub fn checkpoints(&self) -> u64 {
         self.world.checkpoints
@@ -193,9 +236,10 @@ impl<T> Ended<T> {
         self.world.commits
     }
 
-    /// A new call that begins with the state this one has left.
+    /// A new call that begins with the state this one has left, and can invoke the same tools.
     pub fn and_then(self) -> Run {
-        Run { world: World { committed: self.world.committed, ..World::default() } }
+        let World { committed, tools, .. } = self.world;
+        Run { world: World { committed, tools, ..World::default() } }
     }
 }
 
@@ -208,6 +252,15 @@ pub struct Progress {
     pub total: Option<u64>,
     /// For people who watch.
     pub message: String,
+}
+
+/// One use of [`invoke()`](crate::invoke()).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invoked {
+    /// As the tool named it.
+    pub tool: String,
+    /// One JSON document.
+    pub input: String,
 }
 
 /// One line of [`log`](crate::log).

@@ -4,6 +4,7 @@
 //! anything committed, discarded, entered or told.
 
 mod builder;
+pub(crate) mod child;
 mod gated;
 mod limits;
 pub(crate) mod live;
@@ -29,6 +30,7 @@ pub(crate) use self::builder::Request;
 pub use self::builder::{Call, CallBuilder, PRIORITY_DEFAULT};
 #[cfg(feature = "control")]
 pub(crate) use self::builder::{Lowered, PRIORITY_MIN};
+use self::child::Children;
 use self::gated::{Ended, Gated};
 pub use self::limits::{CallLimits, LimitsChange};
 pub use self::outcome::{Attachment, Commits, Effect, EffectState, End, Failure, Outcome, Output, Stopped};
@@ -46,7 +48,7 @@ use crate::sandbox::{Given, MemoryLimitReached, Remains, Sandbox};
 use crate::store::{Space, StoreError};
 use crate::tools::Component;
 use crate::trace;
-use crate::transaction::{self, Committed, Lost, Size};
+use crate::transaction::{self, Committed, Lost, Size, Transaction};
 use crate::workspace::Workspaces;
 
 /// How far a tool says it is.
@@ -156,7 +158,7 @@ async fn carry_out<'a>(
     request: Request,
     run: &mut Run<'a>,
 ) -> Result<Answer, Fault> {
-    let Request { code, component, operation, name, limits, refused, granted, reviewer, .. } = request;
+    let Request { code, component, operation, name, limits, refused, granted, reviewer, nest, kept, .. } = request;
     if let Some(why) = refused {
         return Err(Fault::Refused(why));
     }
@@ -174,7 +176,19 @@ async fn carry_out<'a>(
             Work::Call(input)
         }
     };
-    let place = core.let_in(call, code.places).await.map_err(|full| Fault::Refused(full.to_string()))?;
+    if code.places.saturating_add(kept) > core.limits.sandboxes_max {
+        let (places, all) = (code.places, core.limits.sandboxes_max);
+        let why =
+            format!("it takes {places} places, and {kept} for the calls that it invokes, of {all} (`sandboxes_max`)");
+        return Err(Fault::Refused(why));
+    }
+    let place = match &nest {
+        None => core.let_in(call, code.places, kept).await.map_err(|full| Fault::Refused(full.to_string()))?,
+        Some(nest) => core.let_in_at_once(call, code.places).ok_or_else(|| {
+            nest.no_room.store(true, Ordering::Release);
+            Fault::Refused("there is no room for a call that another one invokes; try again later".into())
+        })?,
+    };
     let has_waited = place.has_waited;
     run.room = Some(place);
     if has_waited {
@@ -183,13 +197,23 @@ async fn carry_out<'a>(
     }
 
     let (store, io) = (&core.store, &core.io.handle);
-    let workspaces =
-        Workspaces::enter(&granted.workspaces, reviewer, store, &call.live.tally, &core.spill_folder, io).await;
-    let workspaces = workspaces.map_err(Fault::Refused)?;
+    let (keys, workspaces) = match nest {
+        Some(nest) => (Some(nest.keys), Workspaces::nested(nest.workspaces)),
+        None => {
+            let spill_folder = &core.spill_folder;
+            let entered =
+                Workspaces::enter(&granted.workspaces, reviewer, store, &call.live.tally, spill_folder, io).await;
+            (None, entered.map_err(Fault::Refused)?)
+        }
+    };
     run.start(core, call, Some(limits.deadline));
     let space = Space { agent: Arc::clone(&call.agent), component: name };
-    let given = Given { describing, granted, workspaces };
+    let children = Children::of(&granted, &limits);
+    let given = Given { describing, granted, workspaces, children };
     let sandbox = run.sandbox.insert(Sandbox::new(core, call, &code, space, &limits, given)?);
+    if let Some(keys) = keys {
+        sandbox.store().data_mut().transaction.nest_in(keys);
+    }
     let guest = sandbox.instantiate(&code).await?;
     let tool = guest.estop_tool_tool();
     match work {
@@ -230,12 +254,22 @@ async fn settle(
         end = None;
     }
 
+    // If it was stopped while it waited for a child: that ends first.
+    let child_fuel = match &mut run.sandbox {
+        Some(sandbox) => child::released(core, sandbox.store().data_mut()).await,
+        None => 0,
+    };
+
     // A commit point that was decided before the interrupt cannot be taken back: the answer waits for it.
     let ticket = transaction::decided(call).await;
     let pending = call.commits.pending();
-    let lost = run.sandbox.as_mut().map(|sandbox| sandbox.store().data().transaction.uncommitted()).unwrap_or_default();
+    let transaction = run.sandbox.as_mut().map(|sandbox| &sandbox.store().data().transaction);
+    let lost = transaction.map(Transaction::uncommitted).unwrap_or_default();
     let unknown = ticket == Ticket::Failed && pending != Size::default();
     let discarded = if unknown { lost } else { lost + pending };
+    // What has completed below another call is that one's from here on.
+    let is_merged = transaction.is_some_and(Transaction::is_nested) && matches!(end, Some(End::Completed(_)));
+    let (merged, discarded) = if is_merged { (Some(lost), Size::default()) } else { (None, discarded) };
 
     // What works on files for this call is told what became of it.
     let mut workspaces = Workspaces::default();
@@ -273,10 +307,11 @@ async fn settle(
         component: call.component(),
         end: end.unwrap_or_else(|| stopped(call, released_ns)),
         commits: Commits { unknown, ..call.commits.durable_so_far() },
+        merged,
         discarded,
         effects: call.live.effects(),
         subprocesses: call.live.any_processes().and_then(Processes::containment),
-        fuel,
+        fuel: fuel + child_fuel,
         elapsed: Duration::from_nanos(elapsed_ns),
         stderr,
     }
@@ -385,6 +420,8 @@ async fn conclude(
         Err(end) => return Some(end),
     };
     match transaction.commit(core, call, true).await {
+        // That of the call that invoked this one, from here on.
+        Committed::Nested => call.gate.settle().ok().map(|()| End::Completed(output)),
         Committed::Durable => Some(End::Completed(output)),
         Committed::Interrupted => None,
         Committed::Conflict(what) => Some(End::Conflict(what)),

@@ -279,6 +279,26 @@ impl Granted {
         self.limits.iter().for_each(|change| change.apply(limits));
     }
 
+    /// What a call gets of this that is invoked by one that was granted that.
+    pub(crate) fn at_most(&self, invoker: &Self) -> Self {
+        let each = self.workspaces.iter().filter_map(|(at, own)| {
+            let (_, theirs) = invoker.workspaces.iter().find(|(_, theirs)| theirs.path() == own.path())?;
+            let narrower = if theirs.is_read_only() { theirs } else { own };
+            Some((at.clone(), Arc::clone(narrower)))
+        });
+        // By the same rule: of two that say different things neither is sure to be the narrower one.
+        let programs =
+            self.programs.iter().filter(|own| invoker.programs.iter().any(|theirs| Arc::ptr_eq(own, theirs)));
+        let http = self.http.iter().filter(|own| invoker.http.iter().any(|theirs| Arc::ptr_eq(own, theirs)));
+        Self {
+            workspaces: each.collect(),
+            programs: programs.cloned().collect(),
+            http: http.cloned().collect(),
+            ambient: self.ambient.at_most(&invoker.ambient),
+            limits: self.limits.clone(),
+        }
+    }
+
     fn add(&mut self, other: &Self) {
         self.workspaces.extend_from_slice(&other.workspaces);
         self.programs.extend_from_slice(&other.programs);

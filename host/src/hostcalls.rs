@@ -37,7 +37,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<CallCtx>) -> wasmtime::Result<()
     filesystem::add_to_linker(linker)?;
     http::add_to_linker(linker)?;
     bindings::estop::tool::types::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
-    bindings::estop::tool::call::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
+    call::add_to_linker(linker)?;
     bindings::estop::tool::process::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
     bindings::wasi::keyvalue::store::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
     bindings::wasi::keyvalue::atomics::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
@@ -51,7 +51,9 @@ pub(crate) fn grant(import: &str) -> &'static str {
     let interface = import.split('@').next().unwrap_or(import);
     match interface {
         "estop:tool/types" => "types only",
-        "estop:tool/call" => "its own call: interrupted, progress, commit",
+        "estop:tool/call" => {
+            "its own call: interrupted, progress, commit; and other tools, with at most what it has itself"
+        }
         "estop:tool/process" => "the programs that the call is granted",
         "wasi:keyvalue/store" | "wasi:keyvalue/atomics" | "wasi:keyvalue/batch" => {
             "its own state for each agent, inside the call's transaction"

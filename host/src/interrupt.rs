@@ -10,10 +10,10 @@
 pub(crate) mod halts;
 pub(crate) mod preempter;
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::{fmt, iter};
 
 use serde::{Deserialize, Serialize};
 
@@ -187,13 +187,28 @@ pub(crate) fn cut(text: &mut String, bytes_max: usize) {
 }
 
 /// An interrupt as it was delivered: what the entries of the calls that it stopped point at.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Delivered {
     pub(crate) id: InterruptId,
     pub(crate) scope: Scope,
     pub(crate) interrupt: Interrupt,
     /// On the host's monotonic clock.
     pub(crate) at_ns: u64,
+}
+
+impl Delivered {
+    /// As it is told to a call: one that is stopped because the one that invoked it is stopped is told so.
+    fn to(self: &Arc<Self>, call: &CallState) -> Arc<Self> {
+        let Some(parent) = call.parent.as_deref().filter(|parent| self.scope.covers(parent)) else {
+            return Arc::clone(self);
+        };
+        let Interrupt { cause, actor, reason, grace, halt } = self.interrupt.clone();
+        let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        let mut reason = format!("{}, which invoked it, was stopped by {actor} ({cause}){because}", parent.id);
+        cut(&mut reason, TEXT_BYTES_MAX);
+        let interrupt = Interrupt { cause: Cause::Parent, actor, reason, grace, halt };
+        Arc::new(Self { id: self.id, scope: self.scope.clone(), interrupt, at_ns: self.at_ns })
+    }
 }
 
 /// Where a call stood when the interrupt met it.
@@ -260,7 +275,7 @@ impl Core {
         let mut reach = Reach { calls: Vec::with_capacity(self.inventory.live()), ..Reach::default() };
         self.inventory.walk(|call| {
             if delivered.scope.names(call) {
-                reach.add(call, self.deliver(call, &delivered));
+                reach.add(call, self.deliver(call, &delivered.to(call)));
                 if reach.calls.len() - reach.stamped >= STAMP_EVERY {
                     reach.stamp(self.now_ns());
                 }
@@ -277,13 +292,27 @@ impl Core {
         self.finish(delivered, reach)
     }
 
+    /// A call that has registered below one that is being stopped already, so that it starts stopped: by the same interrupt,
+    /// which may have passed it. Without its grace: that is for whoever has something to tidy up.
+    pub(crate) fn stop_late(&self, call: &Arc<CallState>) {
+        let above = iter::successors(call.parent.as_deref(), |call| call.parent.as_deref());
+        // The outermost one has it as it was given. There is one: the cause is published before the gate is closed.
+        let Some(delivered) = above.filter_map(CallState::interrupted).last() else { return };
+        let mut late = Delivered::clone(&*delivered.to(call));
+        late.interrupt.grace = Duration::ZERO;
+        let mut reach = Reach::default();
+        reach.add(call, self.deliver(call, &Arc::new(late)));
+        reach.stamp(self.now_ns());
+        self.preempter.submit(iter::once(call));
+    }
+
     /// What is named is closed; now what it has invoked. A child that registered before its parent was closed is met by
     /// this walk, one that comes later finds the parent closed.
     fn finish(&self, delivered: Arc<Delivered>, mut reach: Reach) -> Interruption {
         if self.inventory.has_nested() {
             self.inventory.walk(|call| {
                 if !delivered.scope.names(call) && delivered.scope.covers(call) {
-                    reach.add(call, self.deliver(call, &delivered));
+                    reach.add(call, self.deliver(call, &delivered.to(call)));
                 }
             });
         }
@@ -332,7 +361,7 @@ impl Core {
             Found::Running => self.engine.increment_epoch(),
             Found::Suspended => call.halted(self.now_ns()),
         }
-        self.preempter.submit(std::iter::once(call));
+        self.preempter.submit(iter::once(call));
     }
 }
 

@@ -32,6 +32,7 @@
 //! | who makes room on a socket? | `control/connections.rs`; `control/agents/places.rs` for calls |
 //! | who is let in, who waits, who gives way? | `call/room.rs`; `call/room/queue.rs` as plain data |
 //! | who calls tools from outside? | `control/agents.rs`, from the shelf of `control/served.rs`; `cli/serve.rs` fills it as `policy.rs` says |
+//! | a tool that invokes another one? | `call/child.rs`; `transaction/keys.rs`, `workspace/overlay/nested.rs` for what it writes |
 //! | how is an agent's own program stopped? | `call/program.rs`, with the crate `estop-supervise` |
 //! | who polls guests? | `workers.rs`, through `call/gated.rs` |
 //! | what runs, and who finds it? | `inventory.rs`, without locks |

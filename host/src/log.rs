@@ -44,7 +44,7 @@ use crate::heartbeat::{BEAT_EVERY, Heartbeat};
 use crate::ids::CallId;
 use crate::interrupt::{Delivered, Reached};
 use crate::metrics::{Committed, Counts};
-use crate::store::{Read, Space, StoreError, Write};
+use crate::store::{Part, StoreError};
 use crate::workspace::Decision;
 
 /// Something to enter.
@@ -89,9 +89,7 @@ const FLUSHES_MAX: usize = 256;
 /// A transaction on its way into the store.
 pub(crate) struct Job {
     pub(crate) call: Arc<CallState>,
-    pub(crate) space: Space,
-    pub(crate) reads: Vec<Read>,
-    pub(crate) writes: Vec<Write>,
+    pub(crate) parts: Vec<Part>,
     pub(crate) workspaces: Vec<Decision>,
     pub(crate) last: bool,
 }

@@ -131,6 +131,7 @@ struct LimitsTable {
     stderr_bytes_max: Option<Bytes>,
     resources_max: Option<Count>,
     effects_max: Option<Count>,
+    depth_max: Option<usize>,
     #[serde(default)]
     state: StateTable,
 }
@@ -376,6 +377,7 @@ impl LimitsTable {
             stderr_bytes_max: bytes(self.stderr_bytes_max),
             resources_max: count(self.resources_max),
             effects_max: count(self.effects_max),
+            depth_max: self.depth_max,
         };
         Ok((change, self.state))
     }

@@ -22,6 +22,7 @@ use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 use self::limiter::Limiter;
 pub(crate) use self::limiter::MemoryLimitReached;
 use self::stderr::Stderr;
+use crate::call::child::Children;
 use crate::call::{CallLimits, CallState};
 use crate::engine::FUEL_INTERVAL;
 use crate::grants::{Ambient, Granted};
@@ -56,6 +57,7 @@ pub struct CallCtx {
     pub(crate) granted: Arc<Granted>,
     pub(crate) transfer_bytes_max: usize,
     pub(crate) log_lines: u32,
+    pub(crate) children: Children,
     wasi: WasiCtx,
     limiter: Limiter,
     effects_max: usize,
@@ -133,7 +135,7 @@ impl CallCtx {
     pub fn effect(&mut self, name: impl Into<String>) -> Result<EffectGuard, TooManyEffects> {
         let mut name = name.into();
         cut(&mut name, EFFECT_NAME_BYTES_MAX);
-        let performed = self.call.live.add_effect(name, self.effects_max);
+        let performed = self.call.add_effect(&name, self.effects_max);
         performed.map(|performed| EffectGuard { performed }).ok_or(TooManyEffects(self.effects_max))
     }
 }
@@ -156,6 +158,7 @@ pub(crate) struct Given {
     pub(crate) describing: bool,
     pub(crate) granted: Arc<Granted>,
     pub(crate) workspaces: Workspaces,
+    pub(crate) children: Children,
 }
 
 pub(crate) struct Sandbox {
@@ -174,7 +177,7 @@ impl Sandbox {
         limits: &CallLimits,
         given: Given,
     ) -> wasmtime::Result<Self> {
-        let Given { describing, granted, workspaces } = given;
+        let Given { describing, granted, workspaces, children } = given;
         let stderr = Stderr::new(limits.stderr_bytes_max);
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.resources_max);
@@ -188,6 +191,7 @@ impl Sandbox {
             table,
             describing,
             granted,
+            children,
             transfer_bytes_max: limits.transfer_bytes_max,
             log_lines: 0,
             effects_max: limits.effects_max,

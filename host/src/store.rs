@@ -95,6 +95,17 @@ pub struct Write {
     pub value: Option<Arc<[u8]>>,
 }
 
+/// What a transaction relied on and does in one space.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Whose state.
+    pub space: Space,
+    /// What must still be so.
+    pub reads: Vec<Read>,
+    /// What to do.
+    pub writes: Vec<Write>,
+}
+
 /// A store cannot do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -151,19 +162,14 @@ pub enum Verdict {
     Refused(StoreError),
 }
 
-/// One call's transaction, to be committed whole or not at all.
+/// One call's transaction, with those of the calls that it has invoked, to be committed whole or not at all.
 pub struct Commit<'a> {
-    /// Whose state.
-    pub space: &'a Space,
-    /// What must still be so.
-    pub reads: &'a [Read],
-    /// What to do.
-    pub writes: &'a [Write],
+    /// What must still be so and what to do, one part for each space that was used.
+    pub parts: &'a [Part],
     /// Changes of files that are ready to be carried out if the commit is applied: to be written down with it. None for a
     /// store without [`Store::decisions`].
     pub workspaces: &'a [Decision],
-    /// What the agent may keep with this component, by [`Key::charge`]. A commit that does not make it more is never
-    /// refused for it.
+    /// What may be kept in each space, by [`Key::charge`]. A commit that does not make it more is never refused for it.
     pub space_bytes_max: u64,
     /// Written if and only if the commit is applied.
     pub entry: Entry,

@@ -11,8 +11,9 @@ mod digest;
 pub(crate) mod schema;
 mod trusted;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use wasmtime::component::types::ComponentItem;
@@ -223,6 +224,15 @@ impl LoadError {
     }
 }
 
+/// There is not exactly one such tool.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoTool {
+    #[error("no tool `{0}` is loaded here")]
+    None(String),
+    #[error("several components have a tool `{tool}`: say which one, as in `{first}/{tool}` or `{second}/{tool}`")]
+    Several { tool: String, first: Arc<str>, second: Arc<str> },
+}
+
 /// A loaded component. Cloning is cheap.
 #[derive(Clone)]
 pub struct Component {
@@ -234,6 +244,8 @@ pub(crate) struct Loaded {
     pub(crate) name: Arc<str>,
     pub(crate) tools: Vec<ToolInfo>,
     pub(crate) code: Arc<Code>,
+    /// Of what was loaded later it is higher.
+    order: u64,
 }
 
 /// What is needed to run a component.
@@ -247,7 +259,9 @@ pub(crate) struct Code {
 
 impl Component {
     pub(crate) fn new(digest: Digest, name: Arc<str>, tools: Vec<ToolInfo>, code: Arc<Code>) -> Self {
-        Self { inner: Arc::new(Loaded { digest, name, tools, code }) }
+        static ORDER: AtomicU64 = AtomicU64::new(0);
+        let order = ORDER.fetch_add(1, Ordering::Relaxed);
+        Self { inner: Arc::new(Loaded { digest, name, tools, code, order }) }
     }
 
     /// The SHA-256 of the bytes that were loaded.
@@ -301,6 +315,35 @@ impl Tools {
 
     pub(crate) fn find(&self, digest: Digest, name: &Arc<str>) -> Option<Component> {
         self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(&(digest, Arc::clone(name))).cloned()
+    }
+
+    /// The component of this name, if it has this tool; of several versions the one that was loaded last.
+    pub(crate) fn tool_of(&self, component: &str, tool: &str) -> Result<Component, NoTool> {
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        let named = loaded.values().filter(|found| *found.inner.name == *component);
+        let newest = named.max_by_key(|found| found.inner.order).filter(|found| found.tool(tool).is_some());
+        newest.cloned().ok_or_else(|| NoTool::None(format!("{component}/{tool}")))
+    }
+
+    /// The component that has a tool of this name. The caller's own is meant, if it has one.
+    pub(crate) fn tool(&self, tool: &str, own: Option<Digest>) -> Result<Component, NoTool> {
+        let mut found: BTreeMap<Arc<str>, Component> = BTreeMap::new();
+        for component in self.loaded.read().unwrap_or_else(PoisonError::into_inner).values() {
+            if own == Some(component.digest()) && component.tool(tool).is_some() {
+                return Ok(component.clone());
+            }
+            let newest = found.entry(Arc::clone(&component.inner.name)).or_insert_with(|| component.clone());
+            if newest.inner.order < component.inner.order {
+                newest.clone_from(component);
+            }
+        }
+        found.retain(|_, component| component.tool(tool).is_some());
+        let mut found = found.into_iter();
+        match (found.next(), found.next()) {
+            (None, _) => Err(NoTool::None(tool.to_owned())),
+            (Some((_, only)), None) => Ok(only),
+            (Some((first, _)), Some((second, _))) => Err(NoTool::Several { tool: tool.to_owned(), first, second }),
+        }
     }
 
     /// Compiled already, under another name.

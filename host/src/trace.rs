@@ -120,6 +120,7 @@ mod tests {
             component: None,
             end: End::Trapped("as asked".into()),
             commits: Commits::default(),
+            merged: None,
             discarded: Size { writes: 1, bytes: 1, ..Size::default() },
             effects: Vec::new(),
             subprocesses: None,

@@ -3,6 +3,9 @@
 //! Reads are remembered with their versions, writes are kept here and seen by later reads of the same call. Nothing is
 //! locked and no database transaction is open while a guest runs.
 //!
+//! A call that is invoked by another one has a transaction nested in that one's: it sees what the other has written, and
+//! what it writes becomes a part of it when it succeeds. Nothing of that is durable before the outermost call commits.
+//!
 //! Invariants:
 //! - Rollback is dropping the transaction. There is nothing else to undo, because nothing was done.
 //! - A commit passes only if everything that was read is still as it was read, so all of the call happens as if at the
@@ -10,24 +13,26 @@
 //! - After a conflict, or a commit point that was refused, the transaction is lost for good: what the guest believes may
 //!   be false, so nothing that it writes afterwards may become durable.
 
-use std::collections::{BTreeMap, HashMap};
+pub(crate) mod keys;
+
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use serde::{Deserialize, Serialize};
 
+use self::keys::Keys;
 use crate::call::live::{HostCall, Live};
 use crate::call::{CallState, NO_DEADLINE_NS};
 use crate::gate::Ticket;
 use crate::host::Core;
 use crate::log::Job;
-use crate::store::{Key, Listing, Read, Space, Store, StoreError, Verdict, Versioned, Write};
+use crate::store::{Key, Part, Space, Store, StoreError, Verdict};
 use crate::workspace::{Changes, Decision, Fate, Reviewer, StageError, Workspaces};
 
 /// Bounds on what one call may keep.
@@ -37,7 +42,7 @@ pub struct StateLimits {
     pub key_bytes_max: usize,
     /// Length of a value (bytes).
     pub value_bytes_max: usize,
-    /// Keys read, listed or written in one transaction.
+    /// Keys read, listed or written in one transaction, with those nested in it. So for what follows.
     pub keys_max: usize,
     /// Keys and values read in one transaction (bytes, charged as for `space_bytes_max`).
     pub read_bytes_max: u64,
@@ -134,6 +139,8 @@ pub(crate) enum Committed {
     Unknown(String),
     /// Whoever was asked did not agree; nothing was applied.
     Declined,
+    /// It is a part of the transaction of the call that invoked this one: nothing was done, and it goes on.
+    Nested,
     /// It is durable, and the files could not be changed yet: whoever comes next to the workspace goes on with it.
     NotCarriedOut(String),
 }
@@ -141,15 +148,10 @@ pub(crate) enum Committed {
 pub(crate) struct Transaction {
     space: Space,
     limits: Arc<StateLimits>,
-    reads: HashMap<Key, Versioned>,
-    read_bytes: u64,
-    listings: HashMap<Arc<str>, Listing>,
-    /// Keys in the listings, and the listings themselves.
-    listed: usize,
-    writes: BTreeMap<Key, Option<Arc<[u8]>>>,
-    size: Size,
-    /// What the writes count against the limit.
-    charged_bytes: u64,
+    /// Shared with the calls that invoked this one and with those that it invokes, of which one works at a time.
+    keys: Arc<Mutex<Keys>>,
+    /// It is a part of the transaction of the call that invoked this one.
+    is_nested: bool,
     lost: Option<Lost>,
     /// Of transactions of this call that did not become durable.
     discarded: Size,
@@ -163,21 +165,42 @@ pub(crate) struct Transaction {
 impl Transaction {
     pub(crate) fn new(space: Space, limits: Arc<StateLimits>, live: Arc<Live>, workspaces: Workspaces) -> Self {
         Self {
+            keys: Arc::new(Mutex::new(Keys::new(Arc::clone(&limits)))),
+            is_nested: false,
             workspaces,
             files_are_counted: false,
             space,
             limits,
             live,
-            reads: HashMap::new(),
-            read_bytes: 0,
-            listings: HashMap::new(),
-            listed: 0,
-            writes: BTreeMap::new(),
-            size: Size::default(),
-            charged_bytes: 0,
             lost: None,
             discarded: Size::default(),
         }
+    }
+
+    /// Makes it a part of that of the call that invokes this one, in which a level was begun for it.
+    pub(crate) fn nest_in(&mut self, keys: Arc<Mutex<Keys>>) {
+        (self.keys, self.is_nested) = (keys, true);
+    }
+
+    pub(crate) fn is_nested(&self) -> bool {
+        self.is_nested
+    }
+
+    /// For a call that this one invokes.
+    pub(crate) fn nest(&self) -> Arc<Mutex<Keys>> {
+        self.keys().begin();
+        Arc::clone(&self.keys)
+    }
+
+    /// That call has ended. If it is not `kept`, it has written nothing.
+    pub(crate) fn nested_ended(&mut self, is_kept: bool) {
+        let mut keys = self.keys();
+        keys.end(is_kept);
+        self.live.wrote(keys.size());
+    }
+
+    fn keys(&self) -> MutexGuard<'_, Keys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is written and not committed, with what was lost before.
@@ -187,7 +210,7 @@ impl Transaction {
 
     fn size(&self) -> Size {
         let (files, file_bytes) = if self.files_are_counted { (0, 0) } else { self.workspaces.changes() };
-        Size { files, file_bytes, ..self.size }
+        Size { files, file_bytes, ..self.keys().size() }
     }
 
     /// Why nothing of this call can be committed any more.
@@ -207,51 +230,24 @@ impl Transaction {
         key: &str,
     ) -> Result<Option<Arc<[u8]>>, StateError> {
         let key = self.key(bucket, key)?;
-        if let Some(value) = self.writes.get(&key) {
-            return Ok(value.clone());
+        if let Some(known) = self.keys().known(&self.space, &key)? {
+            return Ok(known);
         }
-        if let Some((_, value)) = self.reads.get(&key) {
-            return Ok(value.clone());
-        }
-        self.room()?;
-        let (version, value) = {
+        let read = {
             let _in = self.live.enter(HostCall::Read);
             store.get(&self.space, &key).await?
         };
-        let read_bytes = self.read_bytes + key.charge(value.as_deref().map(<[u8]>::len));
-        if read_bytes > self.limits.read_bytes_max {
-            return Err(StateError::TooManyBytesRead(self.limits.read_bytes_max));
-        }
-        self.read_bytes = read_bytes;
-        self.reads.insert(key, (version, value.clone()));
+        let value = read.1.clone();
+        self.keys().was_read(&self.space, key, read)?;
         Ok(value)
     }
 
     pub(crate) fn set(&mut self, bucket: &Arc<str>, key: &str, value: Option<Vec<u8>>) -> Result<(), StateError> {
         let key = self.key(bucket, key)?;
-        let value_bytes = value.as_ref().map_or(0, Vec::len);
-        self.short("the value", value_bytes, self.limits.value_bytes_max)?;
-        let old = self.writes.get(&key);
-        if old.is_none() {
-            self.room()?;
-        }
-        let (old_size, old_charge) = match old {
-            Some(old) => (written(&key, old.as_deref()), key.charge(old.as_deref().map(<[u8]>::len))),
-            None => (Size::default(), 0),
-        };
-        let new_size = written(&key, value.as_deref());
-        let charged_bytes = self.charged_bytes - old_charge + key.charge(value.as_ref().map(Vec::len));
-        if charged_bytes > self.limits.write_bytes_max {
-            return Err(StateError::TooManyBytes(self.limits.write_bytes_max));
-        }
-        self.charged_bytes = charged_bytes;
-        self.size = Size {
-            writes: self.size.writes - old_size.writes + new_size.writes,
-            bytes: self.size.bytes - old_size.bytes + new_size.bytes,
-            ..self.size
-        };
-        self.live.wrote(self.size);
-        self.writes.insert(key, value.map(Into::into));
+        self.short("the value", value.as_ref().map_or(0, Vec::len), self.limits.value_bytes_max)?;
+        let mut keys = self.keys();
+        keys.set(&self.space, key, value.map(Into::into))?;
+        self.live.wrote(keys.size());
         Ok(())
     }
 
@@ -264,46 +260,20 @@ impl Transaction {
         keys_max: usize,
     ) -> Result<(Vec<String>, bool), StateError> {
         self.usable()?;
-        if !self.listings.contains_key(bucket) {
-            let room = self.room()?;
+        let room = self.keys().room_to_list(&self.space, bucket)?;
+        if let Some(room) = room {
             let _in = self.live.enter(HostCall::List);
             let listing = store.list(&self.space, bucket, room).await?;
-            self.listed += 1 + listing.keys.len();
-            self.listings.insert(Arc::clone(bucket), listing);
+            self.keys().was_listed(&self.space, bucket, listing);
         }
-        let listed = self.listings.get(bucket).map(|listing| listing.keys.as_slice()).unwrap_or_default();
-        let begins = listed.partition_point(|key| after.is_some_and(|after| **key <= *after));
-        let mut committed = listed[begins..].iter().map(|key| &**key).peekable();
-        let from = Key { bucket: Arc::clone(bucket), key: after.unwrap_or_default().into() };
-        let written = self.writes.range(&from..).take_while(|(key, _)| key.bucket == *bucket);
-        let mut written = written
-            .map(|(key, value)| (&*key.key, value.is_some()))
-            .filter(|(key, _)| after.is_none_or(|after| *key > after))
-            .peekable();
-
-        // Both are in order, and what this transaction wrote stands over what was committed.
-        let mut next = || loop {
-            let key = match (committed.peek().copied(), written.peek().copied()) {
-                (Some(old), Some((new, _))) if old < new => committed.next()?,
-                (_, Some((new, stays))) => {
-                    written.next();
-                    committed.next_if_eq(&new);
-                    if !stays {
-                        continue;
-                    }
-                    new
-                }
-                (Some(_), None) => committed.next()?,
-                (None, None) => return None,
-            };
-            return Some(key);
-        };
-        let page = std::iter::from_fn(&mut next).take(keys_max).map(str::to_owned).collect();
-        Ok((page, next().is_some()))
+        Ok(self.keys().page(&self.space, bucket, after, keys_max))
     }
 
     /// Makes what was written so far durable and begins anew. `last`: the call ends with it.
     pub(crate) async fn commit(&mut self, core: &Core, call: &Arc<CallState>, last: bool) -> Committed {
+        if self.is_nested {
+            return Committed::Nested;
+        }
         match &self.lost {
             None => {}
             Some(Lost::Conflict(what)) => return Committed::Conflict(what.clone()),
@@ -312,10 +282,10 @@ impl Transaction {
         }
         let staged = if self.workspaces.is_empty() { Ok(Vec::new()) } else { self.make_ready(core, call).await };
         let size = self.size();
-        let (reads, writes) = self.take();
+        let parts = self.take();
         self.files_are_counted = true;
         let committed = match staged {
-            Ok(workspaces) if reads.is_empty() && writes.is_empty() && workspaces.is_empty() => {
+            Ok(workspaces) if parts.is_empty() && workspaces.is_empty() => {
                 let open = if last { call.gate.settle().is_ok() } else { !call.gate.is_flagged() };
                 if open {
                     // Nothing has to be decided for what was only read.
@@ -330,8 +300,7 @@ impl Transaction {
                 match call.gate.queue() {
                     Ok(()) => {
                         self.workspaces.queued();
-                        let (call, space) = (Arc::clone(call), self.space.clone());
-                        submit(core, Job { call, space, reads, writes, workspaces, last }).await
+                        submit(core, Job { call: Arc::clone(call), parts, workspaces, last }).await
                     }
                     Err(_) => Committed::Interrupted,
                 }
@@ -345,7 +314,7 @@ impl Transaction {
         match &committed {
             // Whoever goes on begins anew.
             Committed::Durable => self.files_are_counted = false,
-            Committed::Unknown(_) | Committed::NotCarriedOut(_) => {}
+            Committed::Unknown(_) | Committed::NotCarriedOut(_) | Committed::Nested => {}
             Committed::Conflict(what) => self.lose(call, Lost::Conflict(what.clone())),
             Committed::Refused(error) => self.lose(call, Lost::Refused(error.clone())),
             Committed::Declined => self.lose(call, Lost::Declined),
@@ -409,15 +378,9 @@ impl Transaction {
         call.commits.begin(Size::default());
     }
 
-    fn take(&mut self) -> (Vec<Read>, Vec<Write>) {
-        let keys = self.reads.drain().map(|(key, (version, _))| Read::Key(key, version));
-        let listings = self.listings.drain().map(|(bucket, listing)| Read::Listing(bucket, listing.version));
-        let reads = keys.chain(listings).collect();
-        (self.read_bytes, self.listed, self.charged_bytes) = (0, 0, 0);
-        let writes = std::mem::take(&mut self.writes).into_iter().map(|(key, value)| Write { key, value }).collect();
+    fn take(&mut self) -> Vec<Part> {
         self.live.wrote(Size::default());
-        self.size = Size::default();
-        (reads, writes)
+        self.keys().take()
     }
 
     fn key(&self, bucket: &Arc<str>, key: &str) -> Result<Key, StateError> {
@@ -430,19 +393,9 @@ impl Transaction {
         self.lost.as_ref().map_or(Ok(()), |lost| Err(StateError::Lost(lost.to_string())))
     }
 
-    /// How many more keys may be touched; at least one.
-    fn room(&self) -> Result<usize, StateError> {
-        let room = self.limits.keys_max.saturating_sub(self.reads.len() + self.writes.len() + self.listed);
-        if room == 0 { Err(StateError::TooManyKeys(self.limits.keys_max)) } else { Ok(room) }
-    }
-
     fn short(&self, what: &'static str, bytes: usize, bytes_max: usize) -> Result<(), StateError> {
         if bytes > bytes_max { Err(StateError::TooLong { what, bytes, bytes_max }) } else { Ok(()) }
     }
-}
-
-fn written(key: &Key, value: Option<&[u8]>) -> Size {
-    Size { writes: 1, bytes: (key.key.len() + value.map_or(0, <[u8]>::len)) as u64, ..Size::default() }
 }
 
 /// Whether somebody agrees to the changes; `None`: the call was stopped meanwhile. Their time is not billed to the deadline.

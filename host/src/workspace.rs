@@ -26,7 +26,7 @@ pub use self::changes::{CHANGES_MAX, Changes, FileChange, Shown};
 pub use self::commit::Decision;
 pub(crate) use self::files::{Files, Listing, READ_BYTES_MAX, Tally};
 pub use self::granted::WorkspaceError;
-pub(crate) use self::granted::{Fate, Reviewer, Workspace, Workspaces};
+pub(crate) use self::granted::{Fate, Lent, Reviewer, Workspace, Workspaces};
 pub(crate) use self::node::NodeId;
 pub use self::overlay::WorkspaceLimits;
 pub(crate) use self::overlay::{Open, Status};

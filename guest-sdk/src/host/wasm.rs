@@ -10,6 +10,7 @@ use crate::call::Cause;
 use crate::error::{Reason, ToolError};
 use crate::host::{CommitError, Found, StoreError, SwapError};
 use crate::log::Level;
+use crate::output::{Answer, Attachment};
 use crate::tool::{Hints, ToolSet};
 
 pub(crate) fn interrupted() -> Option<Cause> {
@@ -37,6 +38,27 @@ pub(crate) fn commit() -> Result<(), CommitError> {
         call::CommitError::Interrupted => CommitError::Interrupted,
         call::CommitError::Conflict(message) => CommitError::Conflict(message),
         call::CommitError::Store(message) => CommitError::Store(message),
+    })
+}
+
+pub(crate) fn invoke(tool: &str, input: &str) -> Result<Answer, ToolError> {
+    let types::Output { json, attachments } = call::invoke(tool, input).map_err(told)?;
+    let attachments = attachments.into_iter().map(|attachment| Attachment {
+        name: attachment.name,
+        media_type: attachment.media_type,
+        data: attachment.data,
+    });
+    Ok(Answer { json, attachments: attachments.collect() })
+}
+
+/// What a tool that was invoked has failed with.
+fn told(failure: types::Failure) -> ToolError {
+    ToolError::told(match failure {
+        types::Failure::InvalidInput(message) => Reason::InvalidInput(message),
+        types::Failure::Failed(types::Failed { code, message, retryable, data }) => {
+            Reason::Failed { code, message, retryable, data }
+        }
+        types::Failure::Interrupted => Reason::Interrupted,
     })
 }
 

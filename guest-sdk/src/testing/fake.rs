@@ -4,20 +4,36 @@ pub(crate) mod process;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::mem;
+use std::rc::Rc;
 
 use crate::call::Cause;
+use crate::error::ToolError;
 use crate::host::{CommitError, Found, StoreError, SwapError};
 use crate::http::{Problem, Request, Response, Url};
 use crate::log::Level;
+use crate::output::Answer;
 use crate::testing::web::Web;
-use crate::testing::{LogLine, Progress};
+use crate::testing::{Invoked, LogLine, Progress};
 
 /// Small, so that ordinary tests turn pages.
 const PAGE_KEYS: usize = 10;
 
 /// Bucket and key.
 type Place = (String, String);
+
+type Act = dyn Fn(&str) -> Result<Answer, ToolError>;
+
+/// Stands for a tool that can be invoked.
+#[derive(Clone)]
+pub(crate) struct Fake(pub(super) Rc<Act>);
+
+impl fmt::Debug for Fake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fake")
+    }
+}
 
 /// Everything that one call can see and do.
 #[derive(Clone, Debug)]
@@ -35,6 +51,10 @@ pub(crate) struct World {
     pub(super) commits: u64,
     pub(super) programs: process::Programs,
     pub(super) web: Web,
+    pub(super) tools: BTreeMap<String, Fake>,
+    pub(super) invoked: Vec<Invoked>,
+    /// Tools that were invoked and have not answered.
+    pub(super) depth: usize,
 }
 
 impl Default for World {
@@ -52,6 +72,9 @@ impl Default for World {
             commits: 0,
             programs: process::Programs::default(),
             web: Web::default(),
+            tools: BTreeMap::new(),
+            invoked: Vec::new(),
+            depth: 0,
         }
     }
 }
@@ -69,6 +92,9 @@ impl World {
     }
 
     fn commit(&mut self) -> Result<(), CommitError> {
+        if self.depth > 0 {
+            return Err(CommitError::Store("a tool that was invoked commits nothing itself".to_owned()));
+        }
         self.commit_attempts += 1;
         if self.is_interrupted() {
             return Err(CommitError::Interrupted);
@@ -129,6 +155,28 @@ pub(crate) fn progress(done: u64, total: Option<u64>, message: &str) {
 
 pub(crate) fn commit() -> Result<(), CommitError> {
     with(World::commit)
+}
+
+/// What it writes is kept if it succeeds.
+pub(crate) fn invoke(tool: &str, input: &str) -> Result<Answer, ToolError> {
+    let (fake, before) = with(|world| {
+        if world.is_interrupted() {
+            return Err(ToolError::interrupted());
+        }
+        world.invoked.push(Invoked { tool: tool.to_owned(), input: input.to_owned() });
+        let fake = world.tools.get(tool).cloned();
+        let fake = fake.ok_or_else(|| ToolError::failed("no-such-tool", format!("no tool `{tool}` is loaded here")))?;
+        world.depth += 1;
+        Ok((fake, world.written.clone()))
+    })?;
+    let answer = (fake.0)(input);
+    with(|world| {
+        world.depth -= 1;
+        if answer.is_err() {
+            world.written = before;
+        }
+    });
+    answer
 }
 
 pub(crate) fn log(level: Level, context: &str, message: &str) {

@@ -8,9 +8,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::child::{Bounds, Nest};
 use super::live::Live;
+use super::state::NO_SLOT;
 use super::{CallLimits, CallState, End, Identity, Operation, Outcome, Progress, drive, load};
-use crate::grants::Granted;
+use crate::grants::{Granted, Seen};
 use crate::host::Core;
 use crate::ids::CallId;
 use crate::interrupt::{Cause, HOST_ACTOR, Interrupt, Interruption};
@@ -50,6 +52,10 @@ pub(crate) struct Request {
     pub(crate) refused: Option<String>,
     pub(crate) granted: Arc<Granted>,
     pub(crate) reviewer: Option<Reviewer>,
+    /// Of the call that invokes this one.
+    pub(crate) nest: Option<Nest>,
+    /// Places for those that it invokes.
+    pub(crate) kept: u32,
 }
 
 /// What a client asks for. Left out: what it would get.
@@ -81,6 +87,8 @@ impl CallBuilder {
             limits,
             refused: None,
             reviewer: None,
+            nest: None,
+            kept: 0,
         };
         let refused = reserved(&agent);
         Self { core, agent, tool: tool.into(), parent: None, request: Request { refused, ..request } }
@@ -102,6 +110,8 @@ impl CallBuilder {
             refused: None,
             granted,
             reviewer: None,
+            nest: None,
+            kept: 0,
         };
         Self { core, agent: HOST_ACTOR.into(), tool: "list-tools".into(), parent: None, request }
     }
@@ -110,6 +120,30 @@ impl CallBuilder {
     pub(crate) fn below(mut self, parent: Arc<CallState>) -> Self {
         self.request.priority = parent.priority;
         self.parent = Some(parent);
+        self
+    }
+
+    /// Grants no more than this, and lowers the limits to it.
+    pub(super) fn at_most(mut self, bounds: &Bounds<'_>) -> Self {
+        let limits = &mut self.request.limits;
+        limits.fuel = limits.fuel.min(bounds.fuel);
+        limits.memory_bytes_max = limits.memory_bytes_max.min(bounds.memory_bytes_max);
+        limits.depth_max = limits.depth_max.min(bounds.depth_max);
+        if limits.deadline > bounds.time {
+            // That of the call above stops this one with it, and is told as what it is.
+            limits.deadline = Duration::MAX;
+        }
+        self.request.granted = Arc::new(self.request.granted.at_most(bounds.granted));
+        self
+    }
+
+    pub(super) fn workspaces(&self) -> &[Seen] {
+        &self.request.granted.workspaces
+    }
+
+    /// Within the transaction of the call that it is for.
+    pub(super) fn nested(mut self, nest: Nest) -> Self {
+        self.request.nest = Some(nest);
         self
     }
 
@@ -169,6 +203,15 @@ impl CallBuilder {
     /// than it needs. What was stopped is not started again.
     pub fn priority(mut self, priority: u8) -> Self {
         self.request.priority = priority;
+        self
+    }
+
+    /// Keeps this many places of the host's [`sandboxes_max`](crate::HostLimits::sandboxes_max) for the calls that this one
+    /// invokes, and those that these invoke, from when it is let in until it has ended. A component takes as many as it has
+    /// memories, nearly always one. Without it, or beyond it, a call that is invoked gets a place that is free at that moment,
+    /// or none: `no-room`.
+    pub fn places_for_children(mut self, places: u32) -> Self {
+        self.request.kept = places;
         self
     }
 
@@ -234,7 +277,7 @@ pub(super) fn register(core: Arc<Core>, identity: Identity, start: impl FnOnce(&
     };
     let call = Arc::new(CallState::new(slot, identity));
     if core.inventory.publish(&call).is_err() {
-        core.interrupt_call(&call, Interrupt::new(Cause::Parent, HOST_ACTOR));
+        core.stop_late(&call);
     }
     start(&core, &call);
     Call { core, call, detached: false }
@@ -243,7 +286,7 @@ pub(super) fn register(core: Arc<Core>, identity: Identity, start: impl FnOnce(&
 /// There is no slot, so nobody can stop it: it must not start.
 fn refuse(core: Arc<Core>, identity: Identity) -> Call {
     let why = format!("{} calls run or wait already; try again later", core.limits.calls_max);
-    let call = Arc::new(CallState::new(usize::MAX, identity));
+    let call = Arc::new(CallState::new(NO_SLOT, identity));
     // Cannot fail: nobody else knows this call yet.
     let _ = call.gate.settle();
     let outcome = Arc::new(Outcome::unstarted(&call, End::Refused(why)));

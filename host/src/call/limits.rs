@@ -29,8 +29,10 @@ pub struct CallLimits {
     pub stderr_bytes_max: usize,
     /// Handles and host resources open at one time.
     pub resources_max: usize,
-    /// Effects outside the transaction.
+    /// Effects outside the transaction, with those of the calls that it invokes.
     pub effects_max: usize,
+    /// Levels of calls that may be below the first one, each invoked by the one above it. None can be invoked at zero.
+    pub depth_max: usize,
     /// What it may keep.
     pub state: StateLimits,
 }
@@ -50,6 +52,7 @@ pub struct LimitsChange {
     pub stderr_bytes_max: Option<usize>,
     pub resources_max: Option<usize>,
     pub effects_max: Option<usize>,
+    pub depth_max: Option<usize>,
 }
 
 impl LimitsChange {
@@ -65,6 +68,7 @@ impl LimitsChange {
         set(&mut to.stderr_bytes_max, self.stderr_bytes_max);
         set(&mut to.resources_max, self.resources_max);
         set(&mut to.effects_max, self.effects_max);
+        set(&mut to.depth_max, self.depth_max);
     }
 
     /// The names and values of what it says something about.
@@ -84,6 +88,7 @@ impl LimitsChange {
             number("stderr_bytes_max", self.stderr_bytes_max),
             number("resources_max", self.resources_max),
             number("effects_max", self.effects_max),
+            number("depth_max", self.depth_max),
         ];
         let said: Vec<String> = all.into_iter().flatten().collect();
         (!said.is_empty()).then(|| said.join(", "))
@@ -103,6 +108,7 @@ impl LimitsChange {
             ("stderr_bytes_max", self.stderr_bytes_max.is_some() && other.stderr_bytes_max.is_some()),
             ("resources_max", self.resources_max.is_some() && other.resources_max.is_some()),
             ("effects_max", self.effects_max.is_some() && other.effects_max.is_some()),
+            ("depth_max", self.depth_max.is_some() && other.depth_max.is_some()),
         ]
         .into_iter()
         .find_map(|(key, is_twice)| is_twice.then_some(key))
@@ -129,6 +135,7 @@ impl Default for CallLimits {
             stderr_bytes_max: 8 << 10,
             resources_max: 1_000,
             effects_max: 1_000,
+            depth_max: 8,
             state: StateLimits::default(),
         }
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Effect, EffectState};
 use crate::budget::Account;
+use crate::ids::CallId;
 use crate::process::Processes;
 use crate::transaction::Size;
 use crate::workspace::Tally;
@@ -27,6 +28,7 @@ pub(crate) enum HostCall {
     Files = 8,
     Program = 9,
     Http = 10,
+    Invoke = 11,
 }
 
 pub(crate) struct Live {
@@ -51,13 +53,21 @@ pub(crate) struct Live {
     /// Made when it starts a program.
     processes: OnceLock<Processes>,
     progress_ns: AtomicU64,
-    effects: Mutex<Vec<(String, Arc<AtomicBool>)>>,
+    effects: Mutex<Vec<Begun>>,
     /// What the call was asked, while it runs: the text that the guest gets. Bounded by the call's limits.
     #[cfg(feature = "control")]
     input: Mutex<Option<Arc<String>>>,
     /// The program that it is, if it is no guest.
     #[cfg(feature = "cli")]
     pub(crate) program: Option<Arc<super::program::ProgramState>>,
+}
+
+/// An effect, and whether it is known to have happened.
+struct Begun {
+    name: String,
+    /// The call that did it, if it was one that this one has invoked.
+    by: Option<CallId>,
+    performed: Arc<AtomicBool>,
 }
 
 impl Live {
@@ -102,12 +112,24 @@ impl Live {
 
     /// Something is about to leave the sandbox, unless there has been too much already.
     pub(crate) fn add_effect(&self, name: String, effects_max: usize) -> Option<Arc<AtomicBool>> {
-        let mut effects = self.all_effects();
         let performed = Arc::new(AtomicBool::new(false));
-        (effects.len() < effects_max).then(|| {
-            effects.push((name, Arc::clone(&performed)));
-            performed
-        })
+        self.add_effect_of(None, name, Arc::clone(&performed), effects_max).then_some(performed)
+    }
+
+    /// As `add_effect`, also of a call that this one has invoked. Whether there was room.
+    pub(super) fn add_effect_of(
+        &self,
+        by: Option<CallId>,
+        name: String,
+        performed: Arc<AtomicBool>,
+        effects_max: usize,
+    ) -> bool {
+        let mut effects = self.all_effects();
+        let has_room = effects.len() < effects_max;
+        if has_room {
+            effects.push(Begun { name, by, performed });
+        }
+        has_room
     }
 
     pub(crate) fn effects(&self) -> Vec<Effect> {
@@ -115,10 +137,12 @@ impl Live {
             true => EffectState::Performed,
             false => EffectState::Unknown,
         };
-        self.all_effects().iter().map(|(name, p)| Effect { name: name.clone(), state: state(p) }).collect()
+        let effect =
+            |Begun { name, by, performed }: &Begun| Effect { name: name.clone(), call: *by, state: state(performed) };
+        self.all_effects().iter().map(effect).collect()
     }
 
-    fn all_effects(&self) -> MutexGuard<'_, Vec<(String, Arc<AtomicBool>)>> {
+    fn all_effects(&self) -> MutexGuard<'_, Vec<Begun>> {
         self.effects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -205,6 +229,7 @@ impl Live {
             8 => Some("wasi:filesystem"),
             9 => Some("estop:tool/process"),
             10 => Some("wasi:http"),
+            11 => Some("estop:tool/call: invoke"),
             _ => None,
         }
     }

@@ -37,13 +37,17 @@ pub struct Outcome {
     pub end: End,
     /// What became durable.
     pub commits: Commits,
-    /// What was written and is gone.
+    /// What a call that another one has invoked has written and handed over to that one, whose commit makes it durable;
+    /// `None`, if it has not completed, or was not invoked by another call.
+    pub merged: Option<Size>,
+    /// What was written and is gone, with what calls that it had invoked have handed over.
     pub discarded: Size,
     /// What the call did outside its transaction.
     pub effects: Vec<Effect>,
     /// The weakest of what the programs were contained by that the call has started; `None` if it has started none.
     pub subprocesses: Option<Containment>,
-    /// Consumed by the guest. Exact and repeatable for a call that ended by itself; for one that was stopped, exact to
+    /// Consumed by the guest, and by the calls that it has invoked. Exact and repeatable for a call that ended by itself;
+    /// for one that was stopped, exact to
     /// [`FUEL_INTERVAL`](crate::FUEL_INTERVAL).
     pub fuel: u64,
     /// From the start of the guest to here; waiting for room is not in it.
@@ -145,6 +149,9 @@ pub struct Commits {
 pub struct Effect {
     /// As the host function named it.
     pub name: String,
+    /// The call that did it, if that is one which the call has invoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<CallId>,
     /// Whether it is known to have happened.
     pub state: EffectState,
 }
@@ -220,6 +227,7 @@ impl Outcome {
             "actor": stopped.map(|s| s.actor.as_str()),
             "reason": stopped.map(|s| s.reason.as_str()),
             "commits": self.commits,
+            "merged": self.merged,
             "discarded": self.discarded,
             "effects": self.effects,
             "fuel": self.fuel,
@@ -317,6 +325,7 @@ impl Outcome {
             component: call.component(),
             end,
             commits: Commits::default(),
+            merged: None,
             discarded: Size::default(),
             effects: Vec::new(),
             subprocesses: None,

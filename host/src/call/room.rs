@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use self::queue::{Changes, Entered, Queue, Ticket};
 use super::CallState;
+use super::child::ancestors;
 use crate::host::Core;
 use crate::interrupt::{Cause, HOST_ACTOR, Interrupt};
 
@@ -47,9 +48,16 @@ impl std::fmt::Display for Full {
 /// A turn in the queue, and then places in the room.
 pub(super) struct Place<'a> {
     core: &'a Core,
-    ticket: Ticket,
+    had: Had,
     /// There was no room at first: what held then need not hold now.
     pub(super) has_waited: bool,
+}
+
+/// From whom the places are.
+enum Had {
+    Own(Ticket),
+    /// Kept for it by a call above it.
+    Kept(Arc<CallState>, u32),
 }
 
 impl Room {
@@ -63,12 +71,12 @@ impl Room {
 }
 
 impl Core {
-    /// Waits for room. Dropping the future gives the turn up.
-    pub(super) async fn let_in(&self, call: &Arc<CallState>, places: u32) -> Result<Place<'_>, Full> {
+    /// Waits for room, with so much more for the calls that this one invokes. Dropping the future gives the turn up.
+    pub(super) async fn let_in(&self, call: &Arc<CallState>, places: u32, kept: u32) -> Result<Place<'_>, Full> {
         let now_ns = self.now_ns();
-        let entered = self.room.queue().enter(call, places, now_ns);
+        let entered = self.room.queue().enter(call, places.saturating_add(kept), now_ns);
         let Entered { ticket, mut has_room, changes } = entered.map_err(|waiting| Full { waiting })?;
-        let place = Place { core: self, ticket, has_waited: !has_room };
+        let place = Place { core: self, had: Had::Own(ticket), has_waited: !has_room };
         self.carry_out(changes);
         while !has_room {
             let let_in = poll_fn(|cx| match self.room.queue().poll(ticket, cx.waker()) {
@@ -82,7 +90,18 @@ impl Core {
                 self.carry_out(changes);
             }
         }
+        call.kept.keep(kept);
         Ok(place)
+    }
+
+    /// Room for a call that another one has invoked, if there is some now.
+    pub(super) fn let_in_at_once(&self, call: &Arc<CallState>, places: u32) -> Option<Place<'_>> {
+        let above = ancestors(call).find(|above| above.kept.take(places));
+        let had = match above {
+            Some(above) => Had::Kept(Arc::clone(above), places),
+            None => Had::Own(self.room.queue().enter_at_once(call, places)?),
+        };
+        Some(Place { core: self, had, has_waited: false })
     }
 
     /// Tells those who have been let in, and stops those who have to give way. The queue is not locked here.
@@ -99,8 +118,12 @@ impl Core {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
+        let ticket = match &self.had {
+            Had::Own(ticket) => *ticket,
+            Had::Kept(above, places) => return above.kept.give_back(*places),
+        };
         // No clock where nobody waits: most calls meet no others here.
-        let leaving = |queue: &mut Queue| queue.leave(self.ticket, || self.core.now_ns());
+        let leaving = |queue: &mut Queue| queue.leave(ticket, || self.core.now_ns());
         let changes = leaving(&mut self.core.room.queue());
         self.core.carry_out(changes);
     }

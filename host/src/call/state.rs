@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, watch};
 
+use super::child::{Kept, ancestors};
 use super::live::Live;
 use super::{Commits, Outcome, Progress};
 use crate::gate::Gate;
@@ -23,6 +24,9 @@ use crate::transaction::Size;
 const UNSET_NS: u64 = u64::MAX;
 /// The deadline of a call that has started and has none.
 pub(crate) const NO_DEADLINE_NS: u64 = u64::MAX - 1;
+
+/// The place in the inventory of a call that was refused for want of one.
+pub(super) const NO_SLOT: usize = usize::MAX;
 
 /// What an interrupt touches comes first and in this order, so that with the counts of its `Arc` it fills one cache line:
 /// fetching memory is most of what stopping a thousand calls costs.
@@ -55,6 +59,8 @@ pub(crate) struct CallState {
     pub(crate) warned: Notify,
     pub(crate) commits: CommitCounts,
     pub(crate) live: Arc<Live>,
+    /// For the calls that it invokes.
+    pub(super) kept: Kept,
     /// Why the committer did not pass the ticket. Read by the worker once the ticket is resolved.
     verdict: Mutex<Option<Verdict>>,
     /// Made when somebody reports or watches.
@@ -160,6 +166,7 @@ impl CallState {
             halted_ns: AtomicU64::new(UNSET_NS),
             commits: CommitCounts::default(),
             live: Arc::new(live),
+            kept: Kept::default(),
             verdict: Mutex::new(None),
             progress: OnceLock::new(),
             outcome: OnceLock::new(),
@@ -248,6 +255,27 @@ impl CallState {
         // Only the call's own task finishes it, once.
         let _ = self.outcome.set(outcome);
         self.done.notify_waiters();
+    }
+
+    /// It was refused, because there are too many calls.
+    pub(super) fn is_without_slot(&self) -> bool {
+        self.slot == NO_SLOT
+    }
+
+    /// Something is about to leave the sandbox, unless there has been too much already: of this call, or of one that has
+    /// invoked it, which tells it as well.
+    pub(crate) fn add_effect(&self, name: &str, effects_max: usize) -> Option<Arc<AtomicBool>> {
+        let performed = Arc::new(AtomicBool::new(false));
+        let mut all: Vec<_> = ancestors(self).map(|call| (&call.live, Some(self.id))).collect();
+        // The first one has those of all, so if there is room with it, there is room with each.
+        all.reverse();
+        all.push((&self.live, None));
+        for (live, by) in all {
+            if !live.add_effect_of(by, name.to_owned(), Arc::clone(&performed), effects_max) {
+                return None;
+            }
+        }
+        Some(performed)
     }
 
     pub(crate) fn is_released(&self) -> bool {

@@ -69,7 +69,7 @@ A configuration; only the path of each tool has to be there:
 Further keys:
    [host] calls_max sandboxes_max memory_bytes_max table_elements_max component_bytes_max components_max compiling_max
       queue_max tools_max workers checkpoint_to
-   [limits] grace input_bytes_max output_bytes_max transfer_bytes_max stderr_bytes_max resources_max effects_max
+   [limits] grace input_bytes_max output_bytes_max transfer_bytes_max stderr_bytes_max resources_max effects_max depth_max
    hosts: private_addresses request_bytes_max response_bytes_max header_bytes_max requests_max live_max connect_within
       first_byte_within between_bytes_within
    programs: environment time cpu memory processes_max file_bytes_max output_bytes_max accept_unverified

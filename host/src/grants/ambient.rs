@@ -33,6 +33,16 @@ impl Ambient {
         self.random |= other.random;
     }
 
+    /// What both have.
+    pub(super) fn at_most(&self, other: &Self) -> Self {
+        let both = self.environment.iter().filter(|(name, value)| other.environment.get(*name) == Some(value));
+        Self {
+            environment: both.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            clock: self.clock && other.clock,
+            random: self.random && other.random,
+        }
+    }
+
     /// The names of variables, and not their values: these may be secrets.
     pub(super) fn in_words(&self) -> impl Iterator<Item = String> + use<'_> {
         let names = self.environment.keys().map(|name| format!("the variable {name}"));

@@ -1,15 +1,32 @@
 //! `estop:tool/call`: what a running tool can say to its host.
 
-use super::bindings::estop::tool::call::{CommitError, Host};
+use wasmtime::component::{HasSelf, Linker};
+
+use super::bindings::estop::tool::call::{self, CommitError, Host};
 use super::bindings::estop::tool::types;
-use crate::call::Progress;
 use crate::call::live::HostCall;
+use crate::call::{Progress, child};
 use crate::interrupt::Cause;
 use crate::sandbox::CallCtx;
 use crate::transaction::Committed;
 
 /// Length of the text of a progress report (bytes); the rest is cut.
 const PROGRESS_BYTES_MAX: usize = 1024;
+
+/// Why a call that another one has invoked does not commit.
+const NESTED: &str = "a call that another one has invoked commits nothing itself: what it has written becomes durable with a \
+                      commit of that one, once this one has succeeded";
+
+/// `invoke` has to give fuel away, and what is generated gives host functions no way to that.
+pub(super) fn add_to_linker(linker: &mut Linker<CallCtx>) -> wasmtime::Result<()> {
+    call::add_to_linker::<_, HasSelf<_>>(linker, |ctx| ctx)?;
+    linker.allow_shadowing(true);
+    linker.instance("estop:tool/call@0.1.0")?.func_wrap_async("invoke", |store, (tool, input): (String, String)| {
+        Box::new(async move { Ok((child::invoke(store, &tool, &input).await?,)) })
+    })?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
 
 impl types::Host for CallCtx {}
 
@@ -25,6 +42,10 @@ impl Host for CallCtx {
         Ok(())
     }
 
+    async fn invoke(&mut self, _: String, _: String) -> wasmtime::Result<Result<types::Output, types::Failure>> {
+        wasmtime::bail!("not linked: see `add_to_linker`")
+    }
+
     async fn commit(&mut self) -> wasmtime::Result<Result<(), CommitError>> {
         if self.describing {
             return Ok(Err(CommitError::Store("there is nothing to commit while tools are listed".into())));
@@ -36,6 +57,7 @@ impl Host for CallCtx {
             Committed::Interrupted => Err(CommitError::Interrupted),
             Committed::Conflict(what) => Err(CommitError::Conflict(what)),
             Committed::Refused(error) => Err(CommitError::Store(error.to_string())),
+            Committed::Nested => Err(CommitError::Store(NESTED.into())),
             Committed::Declined => Err(CommitError::Store("the changes of files were not approved".into())),
             // The guest would see files that are not there yet.
             Committed::NotCarriedOut(why) => return Err(NotCarriedOut(why).into()),

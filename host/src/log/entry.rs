@@ -140,6 +140,9 @@ pub enum EntryKind {
         /// Which tool.
         #[serde(with = "text")]
         tool: Arc<str>,
+        /// The call that invoked it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<CallId>,
         /// Why.
         why: String,
     },
@@ -322,6 +325,10 @@ pub struct EndEntry {
     pub interrupt: Option<InterruptId>,
     /// What became durable.
     pub commits: Commits,
+    /// What it has handed over to the call that invoked it, if that was so and it has completed: it is durable with a
+    /// commit of that one, and only then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged: Option<Size>,
     /// What was written and is gone.
     pub discarded: Size,
     /// What cannot be taken back.
@@ -387,6 +394,7 @@ impl EntryKind {
                 call: call.id,
                 agent: Arc::clone(&call.agent),
                 tool: Arc::clone(&call.tool),
+                parent: call.parent.as_ref().map(|parent| parent.id),
                 why: why.clone(),
             };
         }
@@ -409,6 +417,7 @@ impl EntryKind {
             reason: stopped.map(|s| s.reason.clone()),
             interrupt: stopped.and(call.interrupted()).map(|delivered| delivered.id),
             commits: outcome.commits,
+            merged: outcome.merged,
             discarded: outcome.discarded,
             effects: outcome.effects.clone(),
             subprocesses: outcome.subprocesses,

@@ -336,9 +336,7 @@ impl Writer {
             .iter()
             .zip(&decide)
             .map(|(job, decide)| Commit {
-                space: &job.space,
-                reads: &job.reads,
-                writes: &job.writes,
+                parts: &job.parts,
                 workspaces: &job.workspaces,
                 space_bytes_max: self.space_bytes_max,
                 entry: self.entry(EntryKind::committed(&job.call)),

@@ -11,7 +11,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::{Commit, Key, Read, Space, Store, StoreError, Verdict, Version, Write};
+use super::{Commit, Key, Part, Read, Space, Store, StoreError, Verdict, Version, Write};
 use crate::ids::HostId;
 use crate::log::{Entry, EntryKind};
 
@@ -32,6 +32,8 @@ pub async fn check(fresh: impl Fn() -> Arc<dyn Store>) {
     a_quota_holds_and_can_be_got_out_of(&Suite::new(fresh())).await;
     removing_what_is_not_there_is_harmless(&Suite::new(fresh())).await;
     spaces_are_apart(&Suite::new(fresh())).await;
+    a_commit_over_two_spaces_is_whole(&Suite::new(fresh())).await;
+    quotas_are_of_each_space(&Suite::new(fresh())).await;
     long_listings_are_refused(&Suite::new(fresh())).await;
     entries_are_written_with_their_commits_and_in_order(&Suite::new(fresh())).await;
 }
@@ -46,6 +48,15 @@ const NO_LIMIT: u64 = u64::MAX;
 impl Suite {
     fn new(store: Arc<dyn Store>) -> Self {
         Self { store, space: Space { agent: "a".into(), component: "c".into() } }
+    }
+
+    /// Another space, and the suite for it on the same store.
+    fn beside(&self) -> Suite {
+        Suite { store: Arc::clone(&self.store), space: Space { agent: "a".into(), component: "beside".into() } }
+    }
+
+    fn part(&self, reads: &[Read], writes: &[Write]) -> Part {
+        Part { space: self.space.clone(), reads: reads.to_vec(), writes: writes.to_vec() }
     }
 
     async fn get(&self, name: &str) -> (Version, Option<Vec<u8>>) {
@@ -68,9 +79,12 @@ impl Suite {
         space_bytes_max: u64,
         decide: &dyn Fn() -> bool,
     ) -> Verdict {
+        self.commit_parts(&[self.part(reads, writes)], space_bytes_max, decide)
+    }
+
+    fn commit_parts(&self, parts: &[Part], space_bytes_max: u64, decide: &dyn Fn() -> bool) -> Verdict {
         let entry = entry(0);
-        let mut commits =
-            [Commit { space: &self.space, reads, writes, workspaces: &[], space_bytes_max, entry, decide }];
+        let mut commits = [Commit { parts, workspaces: &[], space_bytes_max, entry, decide }];
         let verdicts = self.store.write(&mut commits, &[]).expect("a batch can be written");
         assert_eq!(verdicts.len(), 1, "one verdict for each commit");
         verdicts.into_iter().next().expect("there is one")
@@ -200,11 +214,9 @@ async fn decide_is_asked_once_and_only_of_what_passed(suite: &Suite) {
 
 async fn commits_of_one_batch_see_each_other(suite: &Suite) {
     let reads = [Read::Key(key("k"), Version::ABSENT)];
-    let (first, second) = ([set("k", "first")], [set("k", "second")]);
-    let commit = |writes, number| Commit {
-        space: &suite.space,
-        reads: &reads,
-        writes,
+    let [first, second] = ["first", "second"].map(|value| [suite.part(&reads, &[set("k", value)])]);
+    let commit = |parts, number| Commit {
+        parts,
         workspaces: &[],
         space_bytes_max: NO_LIMIT,
         entry: entry(number),
@@ -262,6 +274,36 @@ async fn spaces_are_apart(suite: &Suite) {
     assert_eq!(suite.store.get(&suite.space, &elsewhere).await.expect("a key can be read").1, None);
 }
 
+async fn a_commit_over_two_spaces_is_whole(suite: &Suite) {
+    let beside = suite.beside();
+    let both = |reads: &[Read], value| [suite.part(&[], &[set("k", value)]), beside.part(reads, &[set("k", value)])];
+    applied(&suite.commit_parts(&both(&[], "one"), NO_LIMIT, &|| true));
+    assert_eq!(suite.get("k").await.1.as_deref(), Some(&b"one"[..]));
+    assert_eq!(beside.get("k").await.1.as_deref(), Some(&b"one"[..]));
+    let seen = [Read::Key(key("k"), beside.get("k").await.0)];
+    // A key of this name in the other space is another key.
+    suite.set("k", "other");
+    applied(&suite.commit_parts(&both(&seen, "two"), NO_LIMIT, &|| true));
+    conflict(&suite.commit_parts(&both(&seen, "three"), NO_LIMIT, &|| true), "k");
+    let verdict = suite.commit_parts(&both(&[], "three"), NO_LIMIT, &|| false);
+    assert!(matches!(verdict, Verdict::Withdrawn), "{verdict:?}");
+    assert_eq!(suite.get("k").await.1.as_deref(), Some(&b"two"[..]), "nothing is applied");
+    assert_eq!(beside.get("k").await.1.as_deref(), Some(&b"two"[..]), "nothing is applied");
+    assert_eq!(suite.entries().len(), 3, "one entry for each that was applied");
+}
+
+async fn quotas_are_of_each_space(suite: &Suite) {
+    let (beside, big) = (suite.beside(), "x".repeat(60));
+    let one = key("a").charge(Some(big.len()));
+    let both = [suite.part(&[], &[set("a", &big)]), beside.part(&[], &[set("a", &big)])];
+    applied(&suite.commit_parts(&both, one, &|| true));
+    let more = [suite.part(&[], &[set("a", "small")]), beside.part(&[], &[set("b", &big)])];
+    let verdict = suite.commit_parts(&more, one, &|| true);
+    let Verdict::Refused(StoreError::Quota { component, .. }) = &verdict else { panic!("not refused: {verdict:?}") };
+    assert_eq!(**component, *"beside", "the space that is full is named");
+    assert_eq!(suite.get("a").await.1.as_deref(), Some(big.as_bytes()), "nothing is applied");
+}
+
 async fn long_listings_are_refused(suite: &Suite) {
     suite.set("a", "1");
     suite.set("b", "1");
@@ -272,9 +314,7 @@ async fn long_listings_are_refused(suite: &Suite) {
 async fn entries_are_written_with_their_commits_and_in_order(suite: &Suite) {
     let writes = [set("k", "v")];
     let commit = Commit {
-        space: &suite.space,
-        reads: &[],
-        writes: &writes,
+        parts: &[suite.part(&[], &writes)],
         workspaces: &[],
         space_bytes_max: NO_LIMIT,
         entry: entry(3),

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use futures_util::FutureExt;
 use futures_util::future::{self, BoxFuture};
 
-use super::{Commit, Key, Listing, Read, Space, Store, StoreError, Verdict, Version, Versioned};
+use super::{Commit, Key, Listing, Part, Read, Space, Store, StoreError, Verdict, Version, Versioned};
 use crate::log::Entry;
 
 /// The log keeps this many entries; older ones are dropped, since nothing here outlives the process anyway.
@@ -67,13 +67,13 @@ impl Inner {
     }
 
     /// What has changed since it was read, if anything.
-    fn changed(&self, commit: &Commit<'_>) -> Option<String> {
-        commit.reads.iter().find_map(|read| match read {
+    fn changed(&self, part: &Part) -> Option<String> {
+        part.reads.iter().find_map(|read| match read {
             Read::Key(key, version) => {
-                (self.version(commit.space, key) != *version).then(|| format!("{key} was changed by someone else"))
+                (self.version(&part.space, key) != *version).then(|| format!("{key} was changed by someone else"))
             }
             Read::Listing(name, version) => {
-                let now = self.bucket(commit.space, name).map_or(Version::ABSENT, |bucket| bucket.version);
+                let now = self.bucket(&part.space, name).map_or(Version::ABSENT, |bucket| bucket.version);
                 (now != *version).then(|| format!("keys of bucket `{name}` were added or removed by someone else"))
             }
         })
@@ -83,19 +83,38 @@ impl Inner {
         self.spaces.get(space).map_or(0, |state| state.bytes)
     }
 
-    fn bytes_after(&self, commit: &Commit<'_>) -> u64 {
-        commit.writes.iter().fold(self.bytes(commit.space), |bytes, write| {
-            let old = self.bucket(commit.space, &write.key.bucket).and_then(|bucket| bucket.keys.get(&*write.key.key));
+    fn bytes_after(&self, part: &Part) -> u64 {
+        part.writes.iter().fold(self.bytes(&part.space), |bytes, write| {
+            let old = self.bucket(&part.space, &write.key.bucket).and_then(|bucket| bucket.keys.get(&*write.key.key));
             let old = old.map_or(0, |(_, value)| write.key.charge(Some(value.len())));
             let new = write.value.as_ref().map_or(0, |value| write.key.charge(Some(value.len())));
             (bytes + new).saturating_sub(old)
         })
     }
 
-    fn apply(&mut self, commit: &Commit<'_>, bytes: u64) {
-        let state = self.spaces.entry(commit.space.clone()).or_default();
+    /// Why a commit may not be applied, if it may not.
+    fn refuses(&self, commit: &Commit<'_>) -> Option<Verdict> {
+        if let Some(what) = commit.parts.iter().find_map(|part| self.changed(part)) {
+            return Some(Verdict::Conflict(what));
+        }
+        commit.parts.iter().find_map(|part| {
+            let bytes = self.bytes_after(part);
+            (bytes > commit.space_bytes_max && bytes > self.bytes(&part.space)).then(|| {
+                Verdict::Refused(StoreError::Quota {
+                    agent: Arc::clone(&part.space.agent),
+                    component: Arc::clone(&part.space.component),
+                    bytes,
+                    bytes_max: commit.space_bytes_max,
+                })
+            })
+        })
+    }
+
+    fn apply(&mut self, part: &Part) {
+        let bytes = self.bytes_after(part);
+        let state = self.spaces.entry(part.space.clone()).or_default();
         state.bytes = bytes;
-        for write in commit.writes {
+        for write in &part.writes {
             self.sequence += 1;
             let version = Version(self.sequence);
             let Some(value) = &write.value else {
@@ -116,7 +135,7 @@ impl Inner {
             }
         }
         if state.buckets.is_empty() {
-            self.spaces.remove(commit.space);
+            self.spaces.remove(&part.space);
         }
     }
 
@@ -164,20 +183,12 @@ impl Store for Memory {
         for commit in commits {
             // For each anew: readers of other calls wait for one commit at most.
             let mut inner = self.lock();
-            let bytes = inner.bytes_after(commit);
-            verdicts.push(if let Some(what) = inner.changed(commit) {
-                Verdict::Conflict(what)
-            } else if bytes > commit.space_bytes_max && bytes > inner.bytes(commit.space) {
-                Verdict::Refused(StoreError::Quota {
-                    agent: Arc::clone(&commit.space.agent),
-                    component: Arc::clone(&commit.space.component),
-                    bytes,
-                    bytes_max: commit.space_bytes_max,
-                })
+            verdicts.push(if let Some(verdict) = inner.refuses(commit) {
+                verdict
             } else if !(commit.decide)() {
                 Verdict::Withdrawn
             } else {
-                inner.apply(commit, bytes);
+                commit.parts.iter().for_each(|part| inner.apply(part));
                 inner.append(commit.entry.clone());
                 Verdict::Applied
             });

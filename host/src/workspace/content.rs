@@ -16,7 +16,7 @@ pub(super) const BLOCK_BYTES: usize = 64 << 10;
 pub(super) const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 
 /// The content of one file.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Content {
     pub(super) size: u64,
     /// How much of the base's content shows through (bytes).
@@ -28,7 +28,7 @@ pub(super) struct Content {
 }
 
 /// Bytes after the end of one in memory are zero.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Block {
     Memory(Arc<Vec<u8>>),
     Spilled(Slot),

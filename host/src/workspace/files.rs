@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::base::{Base, Wait};
 use super::content::Piece;
 use super::node::NodeId;
-use super::overlay::{Need, Overlay, Ready, Spill, Supply, Unready};
+use super::overlay::{Before, Need, Overlay, Ready, Spill, Supply, Unready};
 
 /// What one operation may lack, one after the other: something for each step of two paths, and more than enough for a file.
 const NEEDS_MAX: usize = 100_000;
@@ -35,6 +35,8 @@ pub(crate) const READ_BYTES_MAX: usize = 1 << 20;
 pub(crate) struct Files {
     pub(super) base: Arc<Base>,
     overlay: Mutex<Overlay>,
+    /// What the overlay was before each of the calls that work on it now, one invoked by the other.
+    before: Mutex<Vec<Before>>,
     /// Those of the call, and those of this workspace.
     tally: Arc<Tally>,
     own: Tally,
@@ -130,7 +132,8 @@ impl Files {
     ) -> Arc<Self> {
         let spill = Mutex::new(SpillFile::new(spill_folder));
         let (own, lost) = (Tally::default(), OnceLock::new());
-        Arc::new(Self { base, overlay: Mutex::new(overlay), tally, own, lost, spill, listed: AtomicU64::new(0), io })
+        let (overlay, before) = (Mutex::new(overlay), Mutex::default());
+        Arc::new(Self { base, overlay, before, tally, own, lost, spill, listed: AtomicU64::new(0), io })
     }
 
     pub(crate) fn overlay(&self) -> MutexGuard<'_, Overlay> {
@@ -226,6 +229,20 @@ impl Files {
         let bytes = bytes.min(READ_BYTES_MAX);
         let pieces = self.run_here(|overlay| overlay.read(node, offset, bytes))?;
         gather(Vec::with_capacity(bytes), &pieces, &self.spill())
+    }
+
+    /// A call that is invoked by the one that has this works on it. Copies the tree, so not on the thread of a guest.
+    pub(super) fn begin(&self, is_read_only: bool) {
+        let before = self.overlay().begin(is_read_only);
+        self.before.lock().unwrap_or_else(PoisonError::into_inner).push(before);
+    }
+
+    /// That call is released. If it is not `kept`, everything is as it was before it.
+    pub(super) fn end(&self, is_kept: bool) {
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(before) = before {
+            self.counted(|overlay| overlay.end(before, is_kept));
+        }
     }
 
     /// The base has become what the overlay shows.

@@ -4,6 +4,8 @@
 //! the middle of it; and it is known whether the commit was handed to the store, so that nothing is carried out that was
 //! not decided.
 
+mod nested;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +16,8 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+pub(crate) use self::nested::Lent;
+use self::nested::OnLoan;
 use super::HIDDEN;
 use super::base::{Base, Wait};
 use super::changes::Changes;
@@ -88,6 +92,10 @@ impl Workspace {
         self.base.path()
     }
 
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.is_read_only
+    }
+
     /// For whoever looks at a call.
     pub(crate) fn in_words(&self, at: &str) -> String {
         Self::words(self.is_read_only, self.base.path(), at)
@@ -142,6 +150,8 @@ struct Granted {
     at: String,
     workspace: Arc<Workspace>,
     files: Arc<Files>,
+    /// What was changed in it before the call, by the one that invoked it.
+    before: (u64, u64),
 }
 
 type Working<T> = JoinHandle<Result<T, StageError>>;
@@ -160,6 +170,7 @@ pub(crate) struct Workspaces {
     /// What is staged was handed to the store: the call's ticket says what became of it.
     queued: bool,
     finishing: Option<Working<()>>,
+    on_loan: OnLoan,
 }
 
 impl Workspaces {
@@ -175,7 +186,7 @@ impl Workspaces {
         let mut all = Vec::with_capacity(granted.len());
         for (at, workspace) in granted {
             let files = workspace.enter(store, tally, spill_folder, io).await?;
-            all.push(Granted { at: at.clone(), workspace: Arc::clone(workspace), files });
+            all.push(Granted { at: at.clone(), workspace: Arc::clone(workspace), files, before: (0, 0) });
         }
         // So that two calls with the same workspaces cannot wait for each other for ever.
         all.sort_by(|one, other| one.workspace.path().cmp(other.workspace.path()));
@@ -193,8 +204,14 @@ impl Workspaces {
 
     /// Names and files changed, and the bytes of that.
     pub(crate) fn changes(&self) -> (u64, u64) {
-        let each = self.all.iter().map(|granted| granted.files.changed());
-        each.fold((0, 0), |(files, bytes), (more, more_bytes)| (files + more, bytes + more_bytes))
+        let (mut files, mut bytes) = (0, 0);
+        for Granted { files: of, before, .. } in &self.all {
+            let now = of.changed();
+            files += now.0.saturating_sub(before.0);
+            bytes += now.1.saturating_sub(before.1);
+        }
+        let not_ours = self.on_loan.not_ours();
+        (files.saturating_sub(not_ours.0), bytes.saturating_sub(not_ours.1))
     }
 
     /// Something was changed by others since it was read.

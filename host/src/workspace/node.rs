@@ -20,7 +20,7 @@ impl NodeId {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) kind: Kind,
     /// Where it is in the base, and what it was there.
@@ -46,7 +46,7 @@ pub(super) struct Origin {
     pub(super) stamp: Stamp,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Kind {
     Directory(Directory),
     File(Content),
@@ -57,7 +57,7 @@ pub(super) enum Kind {
 }
 
 /// What is known of a directory: everything, if it is not in the base.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Directory {
     pub(super) entries: BTreeMap<OsString, Entry>,
     /// What the base has, once that was listed.
@@ -65,7 +65,7 @@ pub(super) struct Directory {
 }
 
 /// What is known about one name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     /// What the base had, when it was looked at.
     pub(super) was: Option<Stamp>,
@@ -135,7 +135,7 @@ impl Node {
 }
 
 /// All nodes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Nodes {
     nodes: HashMap<NodeId, Node>,
     next: u64,
@@ -159,6 +159,15 @@ impl Nodes {
 
     pub(super) fn remove(&mut self, id: NodeId) -> Option<Node> {
         self.nodes.remove(&id)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().map(|(id, node)| (*id, node))
+    }
+
+    /// What these others have used as an id is not used again.
+    pub(super) fn go_on_from(&mut self, others: &Nodes) {
+        self.next = self.next.max(others.next);
     }
 
     pub(super) fn open(&self) -> Vec<NodeId> {

@@ -10,6 +10,7 @@
 
 mod data;
 mod names;
+mod nested;
 mod rebase;
 
 use std::collections::VecDeque;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 pub(crate) use self::names::{Open, Status};
+pub(super) use self::nested::Before;
 use super::base::{Found, Listed, Stamp, Time};
 use super::content::{Delta, Slot};
 use super::node::{Directory, Entry, Kind, Node, NodeId, Nodes};
@@ -136,7 +138,7 @@ impl From<Errno> for Unready {
 pub(crate) type Ready<T> = Result<T, Unready>;
 
 /// See the module's documentation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Overlay {
     pub(super) nodes: Nodes,
     pub(super) root: NodeId,
@@ -157,6 +159,12 @@ pub(crate) struct Overlay {
     /// How often it has begun anew: what was asked for before is not for now.
     age: u64,
     free: Vec<Slot>,
+    /// Slots up to this number may be somebody's who has a copy of this.
+    protected: u64,
+    /// Such ones that are not needed here any more.
+    held_back: Vec<Slot>,
+    /// In the spill file, and neither in use nor free (bytes).
+    unused_bytes: u64,
     /// Blocks in memory, oldest first; also some that are not there any more.
     in_memory: VecDeque<(NodeId, u64)>,
     /// When those are looked for (count).
@@ -213,6 +221,9 @@ impl Overlay {
             slots: 0,
             age: 0,
             free: Vec::new(),
+            protected: 0,
+            held_back: Vec::new(),
+            unused_bytes: 0,
             in_memory: VecDeque::new(),
             sweep_at: data::SWEEP_MIN,
             seen: Vec::new(),
@@ -528,6 +539,11 @@ impl Overlay {
 
     fn give_back(&mut self, slot: Slot) {
         self.spilled_bytes = self.spilled_bytes.saturating_sub(u64::from(slot.bytes));
-        self.free.push(slot);
+        if slot.number > self.protected {
+            self.free.push(slot);
+        } else {
+            self.unused_bytes += u64::from(slot.bytes);
+            self.held_back.push(slot);
+        }
     }
 }

@@ -82,6 +82,9 @@ enum Do {
     ReadLink(String),
     List(String),
     Commit,
+    /// A nested call begins, and ends: what it has changed is kept, or taken back.
+    Begin,
+    End(bool),
 }
 
 fn path() -> impl Strategy<Value = String> {
@@ -120,6 +123,8 @@ fn what() -> impl Strategy<Value = Do> {
         1 => path().prop_map(Do::ReadLink),
         2 => path().prop_map(Do::List),
         1 => Just(Do::Commit),
+        2 => Just(Do::Begin),
+        2 => any::<bool>().prop_map(Do::End),
     ]
 }
 
@@ -185,7 +190,7 @@ fn in_overlay(files: &Files, what: &Do, seed: u64) -> Answer {
             files.overlay().close(node);
             listed.map(|listed| format!("{listed:?}"))
         }
-        Do::Commit => Ok(String::new()),
+        Do::Commit | Do::Begin | Do::End(_) => Ok(String::new()),
     }
 }
 
@@ -286,7 +291,7 @@ fn in_folder(folder: &Path, what: &Do, seed: u64) -> Answer {
             listed.sort_by(|(one, _), (other, _)| one.cmp(other));
             Ok(format!("{listed:?}"))
         }
-        Do::Commit => Ok(String::new()),
+        Do::Commit | Do::Begin | Do::End(_) => Ok(String::new()),
     }
 }
 
@@ -336,6 +341,11 @@ fn copy_out_links(folder: &Path) {
     }
 }
 
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
     #[test]
@@ -352,8 +362,25 @@ proptest! {
         let limits = WorkspaceLimits { memory_bytes_max: 0, ..WorkspaceLimits::default() };
         let kept = Kept::default();
         let mut open = files(&ours, limits.clone());
-        for (number, step) in steps.iter().chain([&Do::Commit]).enumerate() {
-            if matches!(step, Do::Commit) {
+        let mut before: Vec<PathBuf> = Vec::new();
+        let ends = [Do::End(true), Do::End(true), Do::End(true), Do::Commit];
+        for (number, step) in steps.iter().chain(&ends).enumerate() {
+            if matches!(step, Do::Begin) && before.len() < 3 {
+                before.push(place.path().join(format!("before-{number}")));
+                copy(&theirs, &before[before.len() - 1]);
+                open.begin(false);
+                continue;
+            }
+            if let (Do::End(is_kept), Some(was)) = (step, before.last().cloned()) {
+                before.pop();
+                open.end(*is_kept);
+                if !is_kept {
+                    std::fs::remove_dir_all(&theirs).unwrap();
+                    std::fs::rename(was, &theirs).unwrap();
+                }
+                continue;
+            }
+            if matches!(step, Do::Commit) && before.is_empty() {
                 commit(&open, &kept).unwrap();
                 prop_assert_eq!(tree(&ours), tree(&theirs), "after step {}", number);
                 copy_out_links(&ours);

@@ -2,7 +2,7 @@
 //! tools and actors are called, nor what an attacker has written into the database.
 
 use estop::log::Entry;
-use estop::store::{Commit, Key, Space, Store, Verdict, Write};
+use estop::store::{Commit, Key, Part, Space, Store, Verdict, Write};
 use serde_json::{Value, json};
 
 use crate::command::Ended;
@@ -163,11 +163,10 @@ fn state_of_any_bytes_is_shown_and_exported() {
         Write { key, value: Some(value.into()) }
     };
     let binary: Vec<u8> = (0..=255).collect();
-    let writes = [write(EVIL, EVIL.as_bytes()), write("binary", &binary), write("empty", b"")];
+    let writes = vec![write(EVIL, EVIL.as_bytes()), write("binary", &binary), write("empty", b"")];
     let entry: Entry = serde_json::from_value(entries()[1].clone()).unwrap();
-    let (space, reads) = (&space, &[]);
-    let commit =
-        Commit { space, reads, writes: &writes, workspaces: &[], space_bytes_max: u64::MAX, entry, decide: &|| true };
+    let parts = &[Part { space, reads: Vec::new(), writes }];
+    let commit = Commit { parts, workspaces: &[], space_bytes_max: u64::MAX, entry, decide: &|| true };
     let verdicts = place.store().write(&mut [commit], &[]).unwrap();
     assert!(matches!(verdicts[..], [Verdict::Applied]), "{verdicts:?}");
 

@@ -42,6 +42,7 @@ const KEYS: [(&str, &[(&str, &str)]); 4] = [
             ("stderr_bytes_max", "8192"),
             ("resources_max", "100"),
             ("effects_max", "100"),
+            ("depth_max", "3"),
         ],
     ),
     (
@@ -428,8 +429,9 @@ calls_per_minute = 7
     check().has(2, &["overlap"]);
 }
 
-/// Every limit of the host is hit as well. (`resources_max` and `effects_max` need guests and host functions of their own,
-/// and nothing here is compiled beside something else, which is what `compiling_max` bounds: see the tests of the library.)
+/// Every limit of the host is hit as well. (`resources_max`, `effects_max` and `depth_max` need guests and host functions of
+/// their own, and nothing here is compiled beside something else, which is what `compiling_max` bounds: see the tests of the
+/// library.)
 #[test]
 fn every_limit_of_the_host_holds() {
     let scene = Scene::new(&["runaway", "misc", "kv", "echo"]);

@@ -21,7 +21,7 @@ use crate::ids::{CallId, HostId};
 use crate::log::chain::{Head, hash};
 use crate::log::checkpoint::Signer;
 use crate::log::{Checkpoint, Entry, EntryKind};
-use crate::store::{Commit, Key, Read, Space, StoreError, Verdict, Version};
+use crate::store::{Commit, Key, Part, Read, Space, StoreError, Verdict, Version};
 
 /// A checkpoint is signed at the latest after this many entries.
 pub const CHECKPOINT_EVERY: u64 = 1000;
@@ -411,28 +411,26 @@ impl Batch<'_> {
 
     /// Validates, decides and applies one commit.
     fn commit(&mut self, commit: &mut Commit<'_>) -> Result<Verdict, StoreError> {
-        let space = self.space(commit.space)?;
-        if let Some(what) = self.changed(space.map(|(id, _)| id), commit.reads)? {
-            return Ok(Verdict::Conflict(what));
+        let mut found = Vec::with_capacity(commit.parts.len());
+        for part in commit.parts {
+            let space = self.space(&part.space)?;
+            if let Some(what) = self.changed(space.map(|(id, _)| id), &part.reads)? {
+                return Ok(Verdict::Conflict(what));
+            }
+            found.push(space);
         }
-        let (id, bytes) = space.unwrap_or((0, 0));
-        let mut bytes_after = bytes;
-        for write in commit.writes {
-            let old = match space {
-                Some(_) => self.value_bytes(id, &write.key)?,
-                None => None,
-            };
-            let charge = |value_bytes| write.key.charge(Some(value_bytes));
-            bytes_after += write.value.as_ref().map_or(0, |value| charge(value.len()));
-            bytes_after = bytes_after.saturating_sub(old.map_or(0, charge));
-        }
-        if bytes_after > commit.space_bytes_max && bytes_after > bytes {
-            return Ok(Verdict::Refused(StoreError::Quota {
-                agent: Arc::clone(&commit.space.agent),
-                component: Arc::clone(&commit.space.component),
-                bytes: bytes_after,
-                bytes_max: commit.space_bytes_max,
-            }));
+        let mut grown = Vec::with_capacity(commit.parts.len());
+        for (part, space) in commit.parts.iter().zip(&found) {
+            let bytes_after = self.bytes_after(part, *space)?;
+            if bytes_after > commit.space_bytes_max && bytes_after > space.map_or(0, |(_, bytes)| bytes) {
+                return Ok(Verdict::Refused(StoreError::Quota {
+                    agent: Arc::clone(&part.space.agent),
+                    component: Arc::clone(&part.space.component),
+                    bytes: bytes_after,
+                    bytes_max: commit.space_bytes_max,
+                }));
+            }
+            grown.push(bytes_after);
         }
         if !(commit.decide)() {
             return Ok(Verdict::Withdrawn);
@@ -442,21 +440,43 @@ impl Batch<'_> {
             let sql = "INSERT INTO workspace (id, path, digest) VALUES (?1, ?2, ?3)";
             self.execute(sql, params![decision.id, path_text(&decision.workspace), decision.digest])?;
         }
-        if commit.writes.is_empty() {
-            return Ok(Verdict::Applied);
+        for ((part, space), bytes_after) in commit.parts.iter().zip(found).zip(grown) {
+            self.apply(part, space, bytes_after, version)?;
         }
-        let id = match space {
-            Some((id, _)) => id,
+        Ok(Verdict::Applied)
+    }
+
+    /// What is kept in a space once this is applied.
+    fn bytes_after(&self, part: &Part, space: Option<(i64, u64)>) -> Result<u64, StoreError> {
+        let mut bytes_after = space.map_or(0, |(_, bytes)| bytes);
+        for write in &part.writes {
+            let old = match space {
+                Some((id, _)) => self.value_bytes(id, &write.key)?,
+                None => None,
+            };
+            let charge = |value_bytes| write.key.charge(Some(value_bytes));
+            bytes_after += write.value.as_ref().map_or(0, |value| charge(value.len()));
+            bytes_after = bytes_after.saturating_sub(old.map_or(0, charge));
+        }
+        Ok(bytes_after)
+    }
+
+    fn apply(&self, part: &Part, space: Option<(i64, u64)>, bytes_after: u64, version: u64) -> Result<(), StoreError> {
+        if part.writes.is_empty() {
+            return Ok(());
+        }
+        let (id, bytes) = match space {
+            Some(found) => found,
             None => {
-                let Space { agent, component } = commit.space;
+                let Space { agent, component } = &part.space;
                 self.execute(
                     "INSERT INTO space (agent, component, bytes) VALUES (?1, ?2, 0)",
                     params![&**agent, &**component],
                 )?;
-                self.connection.last_insert_rowid()
+                (self.connection.last_insert_rowid(), 0)
             }
         };
-        for write in commit.writes {
+        for write in &part.writes {
             match &write.value {
                 Some(value) => self.set(id, &write.key, version, value)?,
                 None => self.remove(id, &write.key, version)?,
@@ -467,7 +487,7 @@ impl Batch<'_> {
         } else if bytes_after != bytes {
             self.execute("UPDATE space SET bytes = ?2 WHERE id = ?1", params![id, bytes_after])?;
         }
-        Ok(Verdict::Applied)
+        Ok(())
     }
 
     /// See [`Decisions::resolve`](crate::store::Decisions::resolve).

@@ -136,7 +136,7 @@ impl Overlay {
                 return Err(Unready::Need(Need::Spill { blocks, age: self.age }));
             }
         }
-        if self.held_bytes() + bytes as u64 > self.limits.bytes_max {
+        if self.held_bytes() + self.unused_bytes + bytes as u64 > self.limits.bytes_max {
             return Err(Errno::DQUOT.into());
         }
         Ok(())

@@ -136,9 +136,10 @@ impl Overlay {
         // Somebody may still be writing where there is no block any more: what is free in a file that stays in use is not
         // used again.
         self.free.clear();
+        self.held_back.clear();
         self.in_memory = blocks.into();
         if slots.is_empty() {
-            self.spill_end = 0;
+            (self.spill_end, self.unused_bytes) = (0, 0);
         }
         slots.is_empty()
     }
