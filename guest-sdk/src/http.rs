@@ -19,7 +19,8 @@
 //! # Errors
 //!
 //! Every function here fails with one of these codes:
-//! - `bad-request`: the URL or a header is none, or the answer is not what was asked for;
+//! - `bad-request`: the URL or a header is not a valid one;
+//! - `bad-answer`: the answer is not what was asked for;
 //! - `denied`: the host or the method is not granted, or there were too many requests;
 //! - `private-address`: the host's address is not public, and that is not granted;
 //! - `dns`, `connection`, `tls`, `timeout`, `protocol`: what failed on the way;
@@ -263,10 +264,10 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// It is not (`bad-request`).
+    /// It is not (`bad-answer`).
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, ToolError> {
         serde_json::from_slice(&self.body).map_err(|why| {
-            ToolError::failed("bad-request", format!("{} did not answer as expected: {why}", shown(&self.url)))
+            ToolError::failed("bad-answer", format!("{} did not answer as expected: {why}", shown(&self.url)))
         })
     }
 

@@ -69,7 +69,6 @@ pub(crate) enum Error {
     Denied(String),
     #[cfg_attr(not(target_arch = "wasm32"), expect(dead_code, reason = "the fake has no limits"))]
     Limit(String),
-    #[cfg_attr(not(target_arch = "wasm32"), expect(dead_code, reason = "the fake cannot fail"))]
     Failed(String),
 }
 

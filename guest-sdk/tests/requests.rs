@@ -82,7 +82,7 @@ fn a_body_has_a_bound() {
     let cut = ask(get().cut_after(4)).unwrap();
     assert!(cut.bytes() == b"1234" && cut.is_cut());
     assert_eq!(whole.json::<u32>().unwrap(), 12345);
-    assert_eq!(whole.json::<String>().unwrap_err().code(), "bad-request");
+    assert_eq!(whole.json::<String>().unwrap_err().code(), "bad-answer");
 }
 
 #[test]

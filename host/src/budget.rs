@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::clock::{Clock, nanos};
+
 /// Time is divided into as many parts, and a minute is as many of them.
 const PARTS: u64 = 60;
 const PART_NS: u64 = 1_000_000_000;
@@ -20,19 +22,23 @@ pub struct Budget {
     /// Units of fuel that its calls use within a minute. Once it is used up, calls that run are stopped (cause `fuel`), and
     /// further ones are refused.
     pub fuel_per_minute: Option<u64>,
+    /// Requests to hosts that its calls begin within a minute. Further ones are denied.
+    pub requests_per_minute: Option<u64>,
+    /// Bytes of bodies that its calls send and read within a minute. Whoever sends or reads more is cut off.
+    pub request_bytes_per_minute: Option<u64>,
 }
 
 /// Everybody's.
-#[derive(Default)]
 pub(crate) struct Budgets {
+    clock: Arc<dyn Clock>,
     named: HashMap<String, Budget>,
     each: Option<Budget>,
     accounts: Mutex<HashMap<Arc<str>, Arc<Account>>>,
 }
 
 impl Budgets {
-    pub(crate) fn new(rules: Vec<(Option<String>, Budget)>) -> Self {
-        let mut budgets = Self::default();
+    pub(crate) fn new(rules: Vec<(Option<String>, Budget)>, clock: Arc<dyn Clock>) -> Self {
+        let mut budgets = Self { clock, named: HashMap::new(), each: None, accounts: Mutex::default() };
         for (agent, budget) in rules {
             match agent {
                 Some(agent) => drop(budgets.named.insert(agent, budget)),
@@ -43,16 +49,17 @@ impl Budgets {
     }
 
     /// An agent's account, if it has a budget.
-    pub(crate) fn of(&self, agent: &Arc<str>, now_ns: u64) -> Option<Arc<Account>> {
+    pub(crate) fn of(&self, agent: &Arc<str>) -> Option<Arc<Account>> {
         let budget = self.named.get(&**agent).or(self.each.as_ref())?;
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(account) = accounts.get(agent) {
             return Some(Arc::clone(account));
         }
         if accounts.len() >= AGENTS_MAX {
-            accounts.retain(|_, account| Arc::strong_count(account) > 1 || !account.is_idle(now_ns));
+            accounts.retain(|_, account| Arc::strong_count(account) > 1 || !account.is_idle());
         }
-        let account = Arc::new(Account { budget: budget.clone(), used: Mutex::default() });
+        let (budget, clock) = (budget.clone(), Arc::clone(&self.clock));
+        let account = Arc::new(Account { budget, clock, used: Mutex::default() });
         // With no room it is not remembered, and counts for this call alone: names cost whoever makes them up nothing.
         if accounts.len() < AGENTS_MAX {
             accounts.insert(Arc::clone(agent), Arc::clone(&account));
@@ -62,49 +69,67 @@ impl Budgets {
 }
 
 /// What one agent has used in the last minute.
-#[derive(Debug)]
 pub(crate) struct Account {
     budget: Budget,
+    clock: Arc<dyn Clock>,
     used: Mutex<Used>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Used {
     calls: Window,
     fuel: Window,
+    requests: Window,
+    request_bytes: Window,
 }
 
 impl Account {
     /// One more call, or why there is none.
-    pub(crate) fn admit(&self, now_ns: u64) -> Result<(), String> {
-        let mut used = self.lock();
+    pub(crate) fn admit(&self) -> Result<(), String> {
+        let (now_ns, mut used) = (self.now_ns(), self.lock());
         if let Some(most) = self.budget.fuel_per_minute
             && used.fuel.sum(now_ns) >= most
         {
             return Err(format!("the agent has used its fuel for this minute ({most}); try again later"));
         }
-        if let Some(most) = self.budget.calls_per_minute {
-            if used.calls.sum(now_ns) >= most {
-                return Err(format!(
-                    "the agent has made {most} calls within a minute, which is all it may; try again later"
-                ));
-            }
-            used.calls.add(1, now_ns);
+        let most = self.budget.calls_per_minute;
+        if !used.calls.take(1, most, now_ns) {
+            let most = most.unwrap_or_default();
+            return Err(format!(
+                "the agent has made {most} calls within a minute, which is all it may; try again later"
+            ));
         }
         Ok(())
     }
 
     /// Whether there is more than that.
-    pub(crate) fn use_fuel(&self, fuel: u64, now_ns: u64) -> bool {
+    pub(crate) fn use_fuel(&self, fuel: u64) -> bool {
         let Some(most) = self.budget.fuel_per_minute else { return true };
-        let mut used = self.lock();
+        let (now_ns, mut used) = (self.now_ns(), self.lock());
         used.fuel.add(fuel, now_ns);
         used.fuel.sum(now_ns) < most
     }
 
-    fn is_idle(&self, now_ns: u64) -> bool {
-        let mut used = self.lock();
-        used.calls.sum(now_ns) == 0 && used.fuel.sum(now_ns) == 0
+    /// Whether there may be one more.
+    pub(crate) fn use_request(&self) -> bool {
+        let (now_ns, most) = (self.now_ns(), self.budget.requests_per_minute);
+        self.lock().requests.take(1, most, now_ns)
+    }
+
+    /// Whether there may be so many more.
+    pub(crate) fn use_request_bytes(&self, bytes: u64) -> bool {
+        let (now_ns, most) = (self.now_ns(), self.budget.request_bytes_per_minute);
+        self.lock().request_bytes.take(bytes, most, now_ns)
+    }
+
+    fn is_idle(&self) -> bool {
+        let (now_ns, mut used) = (self.now_ns(), self.lock());
+        let Used { calls, fuel, requests, request_bytes } = &mut *used;
+        [calls, fuel, requests, request_bytes].into_iter().all(|window| window.sum(now_ns) == 0)
+    }
+
+    fn now_ns(&self) -> u64 {
+        nanos(self.clock.monotonic())
     }
 
     /// By guest workers and whoever admits calls, for moments; no interrupt takes it.
@@ -137,6 +162,16 @@ impl Window {
         self.sum = self.sum.saturating_add(*part - before);
     }
 
+    /// Adds it, unless that would be more than there may be.
+    fn take(&mut self, amount: u64, most: Option<u64>, now_ns: u64) -> bool {
+        let Some(most) = most else { return true };
+        let is_there = self.sum(now_ns).saturating_add(amount) <= most;
+        if is_there {
+            self.add(amount, now_ns);
+        }
+        is_there
+    }
+
     fn sum(&mut self, now_ns: u64) -> u64 {
         self.turn(now_ns);
         self.sum
@@ -156,6 +191,9 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::{Duration, SystemTime};
+
     use super::*;
 
     const SECOND_NS: u64 = PART_NS;
@@ -174,32 +212,68 @@ mod tests {
         assert_eq!(window.sum(1_002 * SECOND_NS), u64::MAX);
     }
 
+    /// Stands where it is put.
+    #[derive(Default)]
+    struct Hand(AtomicU64);
+
+    impl Clock for Hand {
+        fn monotonic(&self) -> Duration {
+            Duration::from_secs(self.0.load(Ordering::Relaxed))
+        }
+
+        fn wall(&self) -> SystemTime {
+            SystemTime::UNIX_EPOCH
+        }
+    }
+
+    fn budgets(rules: Vec<(Option<String>, Budget)>) -> (Budgets, Arc<Hand>) {
+        let hand = Arc::new(Hand::default());
+        (Budgets::new(rules, Arc::clone(&hand) as Arc<dyn Clock>), hand)
+    }
+
     #[test]
     fn a_budget_is_of_its_agent_alone() {
-        let budget = |calls, fuel| Budget { calls_per_minute: calls, fuel_per_minute: fuel };
-        let budgets = Budgets::new(vec![(Some("a".into()), budget(Some(2), None)), (None, budget(None, Some(100)))]);
-        let account = |agent: &str| budgets.of(&agent.into(), 0).unwrap();
-        for now in [0, 59 * SECOND_NS] {
-            let admitted = account("a").admit(now);
-            assert!(admitted.is_ok(), "{admitted:?}");
-        }
-        assert!(account("a").admit(59 * SECOND_NS).unwrap_err().contains("2 calls"));
-        assert!(account("a").admit(60 * SECOND_NS).is_ok());
-        assert!(account("a").use_fuel(1_000, 0), "it has no bound of that");
-        assert!(account("b").use_fuel(99, 0) && !account("b").use_fuel(1, 0));
-        assert!(account("b").admit(0).unwrap_err().contains("fuel"));
-        assert!(account("c").admit(0).is_ok() && account("b").admit(60 * SECOND_NS).is_ok());
-        assert!(Budgets::default().of(&"a".into(), 0).is_none());
+        let own = Budget { calls_per_minute: Some(2), ..Budget::default() };
+        let each = Budget { fuel_per_minute: Some(100), ..Budget::default() };
+        let (budgets, hand) = budgets(vec![(Some("a".into()), own), (None, each)]);
+        let account = |agent: &str| budgets.of(&agent.into()).unwrap();
+        account("a").admit().unwrap();
+        hand.0.store(59, Ordering::Relaxed);
+        account("a").admit().unwrap();
+        assert!(account("a").admit().unwrap_err().contains("2 calls"));
+        assert!(account("a").use_fuel(1_000), "it has no bound of that");
+        assert!(account("b").use_fuel(99) && !account("b").use_fuel(1));
+        assert!(account("b").admit().unwrap_err().contains("fuel"));
+        account("c").admit().unwrap();
+        hand.0.store(60, Ordering::Relaxed);
+        account("a").admit().unwrap();
+        hand.0.store(120, Ordering::Relaxed);
+        account("b").admit().unwrap();
+        assert!(self::budgets(Vec::new()).0.of(&"a".into()).is_none());
+    }
+
+    #[test]
+    fn requests_and_their_bytes_are_counted() {
+        let each = Budget { requests_per_minute: Some(2), request_bytes_per_minute: Some(100), ..Budget::default() };
+        let (budgets, hand) = budgets(vec![(None, each)]);
+        let account = budgets.of(&"a".into()).unwrap();
+        assert!(account.use_request() && account.use_request() && !account.use_request());
+        // What would be too much is not counted.
+        assert!(account.use_request_bytes(60) && !account.use_request_bytes(41) && account.use_request_bytes(40));
+        hand.0.store(60, Ordering::Relaxed);
+        assert!(account.use_request() && account.use_request_bytes(100));
     }
 
     #[test]
     fn names_that_are_made_up_cost_no_memory_without_bound() {
-        let budgets = Budgets::new(vec![(None, Budget { calls_per_minute: Some(1), ..Budget::default() })]);
+        let each = Budget { calls_per_minute: Some(1), ..Budget::default() };
+        let (budgets, hand) = budgets(vec![(None, each)]);
         for number in 0..AGENTS_MAX + 10 {
-            budgets.of(&format!("{number}").into(), 0).unwrap().admit(0).unwrap();
+            budgets.of(&format!("{number}").into()).unwrap().admit().unwrap();
         }
         assert_eq!(budgets.accounts.lock().unwrap().len(), AGENTS_MAX);
-        budgets.of(&"late".into(), 100 * SECOND_NS).unwrap().admit(100 * SECOND_NS).unwrap();
+        hand.0.store(100, Ordering::Relaxed);
+        budgets.of(&"late".into()).unwrap().admit().unwrap();
         assert_eq!(budgets.accounts.lock().unwrap().len(), 1);
     }
 }

@@ -164,7 +164,7 @@ async fn carry_out<'a>(
     }
     may_start(core, call).await.map_err(Fault::Refused)?;
     if let Some(account) = &call.live.account {
-        account.admit(core.now_ns()).map_err(Fault::Refused)?;
+        account.admit().map_err(Fault::Refused)?;
     }
     let describing = matches!(operation, Operation::Describe(_));
     let work = match operation {
@@ -289,7 +289,7 @@ async fn settle(
     let Remains { fuel, stderr } = remains.unwrap_or_default();
     if let Some(account) = &call.live.account {
         // What was seen while it ran is charged already.
-        account.use_fuel(fuel.saturating_sub(call.live.fuel_seen()), core.now_ns());
+        account.use_fuel(fuel.saturating_sub(call.live.fuel_seen()));
     }
     workspaces.end(&core.io.handle).await;
     drop(run.room.take());
@@ -486,7 +486,7 @@ fn failed(core: &Arc<Core>, call: &Arc<CallState>, fault: Fault, sandbox: Option
 /// Fuel that the call has used is charged to its agent. What is more than that has stops the call.
 fn charge(core: &Core, call: &Arc<CallState>, fuel: u64) {
     let Some(account) = call.live.account.as_ref().filter(|_| fuel > 0) else { return };
-    if !account.use_fuel(fuel, core.now_ns()) {
+    if !account.use_fuel(fuel) {
         stop(core, call, Cause::Fuel, "the agent has used up its fuel for this minute".into());
     }
 }

@@ -70,7 +70,7 @@ impl Grantee {
         meets(&self.agent, &other.agent) && meets(&self.component, &other.component) && meets(&self.tool, &other.tool)
     }
 
-    pub(crate) fn covers(&self, agent: &str, component: &str, tool: &str) -> bool {
+    fn covers(&self, agent: &str, component: &str, tool: &str) -> bool {
         let covers = |named: &Option<String>, name: &str| named.as_ref().is_none_or(|named| named == name);
         covers(&self.agent, agent) && covers(&self.component, component) && covers(&self.tool, tool)
     }
@@ -99,7 +99,7 @@ impl Grants {
         self
     }
 
-    /// Requests to a host. If several cover a request, the first one's limits and secrets are those of the request.
+    /// Requests to a host. If several cover a request, the first one decides about addresses, limits and secrets.
     #[must_use]
     pub fn http(mut self, http: HttpGrant) -> Self {
         self.http.push(http);
@@ -148,20 +148,6 @@ impl Grants {
     }
 }
 
-#[cfg(feature = "cli")]
-impl Grants {
-    /// In words, one for each.
-    pub(crate) fn in_words(&self) -> Vec<String> {
-        let workspaces = self.workspaces.iter().map(WorkspaceGrant::in_words);
-        // What cannot be granted is not said to be.
-        let programs = self.programs.iter().filter_map(|grant| Program::open(grant.clone()).ok());
-        let programs = programs.map(|program| program.in_words());
-        let http = self.http.iter().filter_map(|grant| grant.open().ok()).map(|rule| rule.in_words());
-        let limits = self.limits.in_words().map(|limits| format!("other limits: {limits}"));
-        workspaces.chain(programs).chain(http).chain(self.ambient.in_words()).chain(limits).collect()
-    }
-}
-
 /// Files of a folder, for a guest that uses `wasi:filesystem`. What it changes is part of the call's transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkspaceGrant {
@@ -198,11 +184,6 @@ impl WorkspaceGrant {
 }
 
 impl WorkspaceGrant {
-    #[cfg(feature = "cli")]
-    fn in_words(&self) -> String {
-        Workspace::words(self.is_read_only, &self.path, &self.at)
-    }
-
     pub(crate) fn is_at_a_path(&self) -> bool {
         self.at.starts_with('/') && !self.at.split('/').any(|name| name == "..")
     }
@@ -271,7 +252,9 @@ impl Granted {
         let workspaces = self.workspaces.iter().map(|(at, workspace)| workspace.in_words(at));
         let programs = self.programs.iter().map(|program| program.in_words());
         let http = self.http.iter().map(|rule| rule.in_words());
-        workspaces.chain(programs).chain(http).chain(self.ambient.in_words()).collect()
+        let limits =
+            self.limits.iter().filter_map(LimitsChange::in_words).map(|limits| format!("other limits: {limits}"));
+        workspaces.chain(programs).chain(http).chain(self.ambient.in_words()).chain(limits).collect()
     }
 
     /// Replaces what holds for every call.
@@ -286,10 +269,9 @@ impl Granted {
             let narrower = if theirs.is_read_only() { theirs } else { own };
             Some((at.clone(), Arc::clone(narrower)))
         });
-        // By the same rule: of two that say different things neither is sure to be the narrower one.
-        let programs =
-            self.programs.iter().filter(|own| invoker.programs.iter().any(|theirs| Arc::ptr_eq(own, theirs)));
-        let http = self.http.iter().filter(|own| invoker.http.iter().any(|theirs| Arc::ptr_eq(own, theirs)));
+        // The same words: of two that say different things neither is sure to be the narrower one.
+        let programs = self.programs.iter().filter(|own| invoker.programs.iter().any(|theirs| theirs.is_same(own)));
+        let http = self.http.iter().filter(|own| invoker.http.contains(own));
         Self {
             workspaces: each.collect(),
             programs: programs.cloned().collect(),
@@ -363,6 +345,12 @@ impl GrantTable {
             }
         }
         Ok(Self { rules: opened })
+    }
+
+    /// Every rule.
+    #[cfg(feature = "cli")]
+    pub(crate) fn rules(&self) -> &[(Grantee, Granted)] {
+        &self.rules
     }
 
     /// What a call gets.

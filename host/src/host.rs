@@ -286,11 +286,17 @@ impl HostBuilder {
         self
     }
 
-    /// What an agent may use across its calls in this host; `None`: each agent of which nothing else is said. The last one
-    /// counts.
+    /// What an agent may use across its calls in this host. Of several for one agent the last one counts.
     #[must_use]
-    pub fn budget(mut self, agent: Option<&str>, budget: Budget) -> Self {
-        self.budgets.push((agent.map(str::to_owned), budget));
+    pub fn budget(mut self, agent: impl Into<String>, budget: Budget) -> Self {
+        self.budgets.push((Some(agent.into()), budget));
+        self
+    }
+
+    /// The same, for each agent that has no budget of its own.
+    #[must_use]
+    pub fn budget_of_each_other_agent(mut self, budget: Budget) -> Self {
+        self.budgets.push((None, budget));
         self
     }
 
@@ -375,7 +381,7 @@ impl HostBuilder {
             closing_down: Closing { grace: self.shutdown_grace, hooks: Mutex::new(self.hooks) },
             shared: Arc::new(self.shared),
             grants,
-            budgets: Budgets::new(self.budgets),
+            budgets: Budgets::new(self.budgets, Arc::clone(&self.clock)),
             launcher: Launcher::new(self.process_supervisor),
             http,
             spill_folder,
@@ -619,9 +625,9 @@ pub(crate) struct Core {
     pub(crate) budgets: Budgets,
     /// What requests of guests share.
     pub(crate) http: Arc<HttpClient>,
-    /// Where what calls write to files is kept, if it does not fit into memory.
     /// Starts the programs of tools.
     pub(crate) launcher: Launcher,
+    /// Where what calls write to files is kept, if it does not fit into memory.
     pub(crate) spill_folder: PathBuf,
     pub(crate) io: IoThread,
     pub(crate) closing: AtomicBool,

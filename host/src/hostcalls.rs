@@ -59,12 +59,12 @@ pub(crate) fn grant(import: &str) -> &'static str {
             "its own state for each agent, inside the call's transaction"
         }
         "wasi:logging/logging" => "lines for whoever listens, bounded",
-        "wasi:cli/environment" => "empty: no variables, no arguments",
+        "wasi:cli/environment" => "empty: no arguments, and no variables but those that are granted",
         "wasi:cli/stdin" => "empty: closed",
         "wasi:cli/stdout" => "empty: thrown away",
         "wasi:cli/stderr" => "the newest part is kept for errors",
-        "wasi:clocks/wall-clock" | "wasi:clocks/monotonic-clock" => "coarse: one millisecond",
-        name if name.starts_with("wasi:random/") => "seeded: the same for each call",
+        "wasi:clocks/wall-clock" | "wasi:clocks/monotonic-clock" => "coarse, unless they are granted: one millisecond",
+        name if name.starts_with("wasi:random/") => "seeded, unless randomness is granted: the same for each call",
         name if name.starts_with("wasi:filesystem/") => "the workspaces that the call is granted, in its transaction",
         name if name.starts_with("wasi:http/") => "requests to the hosts that the call is granted",
         name if name.starts_with("wasi:sockets/") => "empty: every address is refused",

@@ -39,7 +39,7 @@
 //! | deadlines, epochs, fuel | `engine.rs` (the ticker), `sandbox.rs` (arming them), `call/meter.rs` (what was used so far) |
 //! | what may a guest ask? | `hostcalls/`, one file for each WIT interface |
 //! | where is rollback? | `transaction.rs`: dropping it; of files, `workspace.rs` |
-//! | what may a call use? | `grants.rs`; `policy/grants.rs` in `estop.toml` |
+//! | what may a call use? | `grants.rs`, `budget.rs`; `policy/` in `estop.toml`; `docs/grants.md` |
 //! | who runs programs for tools, and ends them? | `process.rs`: `running.rs` is the host's side, `supervisor.rs` the process beside it; `docs/programs.md` |
 //! | how does a request get out, and what of it? | `hostcalls/http.rs`, `http/send.rs`; `docs/http.md` |
 //! | how does a folder change all at once? | `workspace/plan.rs` (what), `stage.rs` and `commit.rs` (how); `docs/workspaces.md` |

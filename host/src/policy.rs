@@ -5,6 +5,7 @@
 
 mod budgets;
 mod grants;
+pub(crate) mod secrets;
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -19,6 +20,7 @@ use toml::Spanned;
 
 use self::budgets::BudgetTable;
 use self::grants::{GrantTable, Rule};
+use self::secrets::{SecretTable, Secrets};
 use crate::budget::Budget;
 use crate::call::{CallLimits, LimitsChange};
 use crate::cli::quantity;
@@ -96,7 +98,9 @@ struct File {
     #[serde(default)]
     grants: Vec<Spanned<GrantTable>>,
     #[serde(default)]
-    budgets: Vec<BudgetTable>,
+    budgets: Vec<Spanned<BudgetTable>>,
+    #[serde(default)]
+    secrets: BTreeMap<Spanned<String>, SecretTable>,
 }
 
 #[derive(Default, Deserialize)]
@@ -257,7 +261,15 @@ impl Policy {
         // A relative path is one from the file, wherever the command is started.
         let folder = path.parent().unwrap_or(Path::new("."));
         let is_known = |component: &str| file.tools.keys().any(|name| name.get_ref() == component);
-        host.grants = grants::check(file.grants, &is_known, folder, host.limits.memory_bytes_max, &wrong)?;
+        let secrets = Secrets::read(file.secrets, folder, &wrong)?;
+        let given = grants::Given {
+            is_component: &is_known,
+            folder,
+            memory_bytes_max: host.limits.memory_bytes_max,
+            secrets: &secrets,
+            wrong: &wrong,
+        };
+        host.grants = grants::check(file.grants, &given)?;
         host.budgets = budgets::check(file.budgets, &wrong)?;
         let tools = file.tools.into_iter().map(|(name, tool)| {
             let place = name.span();

@@ -137,6 +137,16 @@ impl CallBuilder {
         self
     }
 
+    pub(super) fn input_bytes_max(&self) -> usize {
+        self.request.limits.input_bytes_max
+    }
+
+    /// What it is asked.
+    pub(super) fn input(mut self, input: Value) -> Self {
+        self.request.operation = Operation::Call(input);
+        self
+    }
+
     pub(super) fn workspaces(&self) -> &[Seen] {
         &self.request.granted.workspaces
     }
@@ -230,7 +240,7 @@ impl CallBuilder {
     /// instruction.
     pub fn start(self) -> Call {
         let Self { core, agent, tool, parent, request } = self;
-        let account = core.budgets.of(&agent, core.now_ns());
+        let account = core.budgets.of(&agent);
         let identity = Identity {
             agent,
             tool,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::PRIORITY_DEFAULT;
 use crate::transaction::StateLimits;
 
-/// Bounds of one call, and how urgent it is. A call can ask for less or more of the first five; the rest is the host's.
+/// Bounds of one call, and how urgent it is. A call can ask for less or more of the first five; the rest is what the host and its grants say.
 #[derive(Clone, Debug)]
 pub struct CallLimits {
     /// From the start of the guest; waiting for room is not billed.
@@ -37,88 +37,56 @@ pub struct CallLimits {
     pub state: StateLimits,
 }
 
-/// Other limits for some calls: what is said replaces what holds for every call.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is the limit of the same name of `CallLimits`")]
-pub struct LimitsChange {
-    pub deadline: Option<Duration>,
-    pub grace: Option<Duration>,
-    pub fuel: Option<u64>,
-    pub memory_bytes_max: Option<usize>,
-    pub priority: Option<u8>,
-    pub input_bytes_max: Option<usize>,
-    pub output_bytes_max: Option<usize>,
-    pub transfer_bytes_max: Option<usize>,
-    pub stderr_bytes_max: Option<usize>,
-    pub resources_max: Option<usize>,
-    pub effects_max: Option<usize>,
-    pub depth_max: Option<usize>,
+/// The limits that can be changed, each with what it is called in `estop.toml`: so that none is forgotten anywhere.
+macro_rules! changes {
+    ($($limit:ident: $type:ty, $key:literal, $shown:expr;)*) => {
+        /// Other limits for some calls: what is said replaces what holds for every call.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        #[expect(missing_docs, reason = "each is the limit of the same name of `CallLimits`")]
+        pub struct LimitsChange {
+            $(pub $limit: Option<$type>,)*
+        }
+
+        impl LimitsChange {
+            pub(crate) fn apply(&self, to: &mut CallLimits) {
+                $(if let Some(change) = self.$limit {
+                    to.$limit = change;
+                })*
+            }
+
+            /// What both say something about.
+            pub(crate) fn clash(&self, other: &Self) -> Option<&'static str> {
+                $(if self.$limit.is_some() && other.$limit.is_some() {
+                    return Some($key);
+                })*
+                None
+            }
+
+            /// The names and values of what it says something about.
+            pub(crate) fn in_words(&self) -> Option<String> {
+                let mut all: Vec<String> = Vec::new();
+                $(if let Some(change) = self.$limit {
+                    all.push(format!("{} {}", $key, $shown(change)));
+                })*
+                (!all.is_empty()).then(|| all.join(", "))
+            }
+        }
+    };
 }
 
-impl LimitsChange {
-    pub(crate) fn apply(&self, to: &mut CallLimits) {
-        set(&mut to.deadline, self.deadline);
-        set(&mut to.grace, self.grace);
-        set(&mut to.fuel, self.fuel);
-        set(&mut to.memory_bytes_max, self.memory_bytes_max);
-        set(&mut to.priority, self.priority);
-        set(&mut to.input_bytes_max, self.input_bytes_max);
-        set(&mut to.output_bytes_max, self.output_bytes_max);
-        set(&mut to.transfer_bytes_max, self.transfer_bytes_max);
-        set(&mut to.stderr_bytes_max, self.stderr_bytes_max);
-        set(&mut to.resources_max, self.resources_max);
-        set(&mut to.effects_max, self.effects_max);
-        set(&mut to.depth_max, self.depth_max);
-    }
-
-    /// The names and values of what it says something about.
-    #[cfg(feature = "cli")]
-    pub(crate) fn in_words(&self) -> Option<String> {
-        let time = |time: Duration| humantime::format_duration(time).to_string();
-        let number = |name: &str, value: Option<usize>| value.map(|value| format!("{name} {value}"));
-        let all = [
-            self.deadline.map(|deadline| format!("deadline {}", time(deadline))),
-            self.grace.map(|grace| format!("grace {}", time(grace))),
-            self.fuel.map(|fuel| format!("fuel {fuel}")),
-            number("memory", self.memory_bytes_max),
-            self.priority.map(|priority| format!("priority {priority}")),
-            number("input_bytes_max", self.input_bytes_max),
-            number("output_bytes_max", self.output_bytes_max),
-            number("transfer_bytes_max", self.transfer_bytes_max),
-            number("stderr_bytes_max", self.stderr_bytes_max),
-            number("resources_max", self.resources_max),
-            number("effects_max", self.effects_max),
-            number("depth_max", self.depth_max),
-        ];
-        let said: Vec<String> = all.into_iter().flatten().collect();
-        (!said.is_empty()).then(|| said.join(", "))
-    }
-
-    /// What both say something about.
-    pub(crate) fn clash(&self, other: &Self) -> Option<&'static str> {
-        [
-            ("deadline", self.deadline.is_some() && other.deadline.is_some()),
-            ("grace", self.grace.is_some() && other.grace.is_some()),
-            ("fuel", self.fuel.is_some() && other.fuel.is_some()),
-            ("memory", self.memory_bytes_max.is_some() && other.memory_bytes_max.is_some()),
-            ("priority", self.priority.is_some() && other.priority.is_some()),
-            ("input_bytes_max", self.input_bytes_max.is_some() && other.input_bytes_max.is_some()),
-            ("output_bytes_max", self.output_bytes_max.is_some() && other.output_bytes_max.is_some()),
-            ("transfer_bytes_max", self.transfer_bytes_max.is_some() && other.transfer_bytes_max.is_some()),
-            ("stderr_bytes_max", self.stderr_bytes_max.is_some() && other.stderr_bytes_max.is_some()),
-            ("resources_max", self.resources_max.is_some() && other.resources_max.is_some()),
-            ("effects_max", self.effects_max.is_some() && other.effects_max.is_some()),
-            ("depth_max", self.depth_max.is_some() && other.depth_max.is_some()),
-        ]
-        .into_iter()
-        .find_map(|(key, is_twice)| is_twice.then_some(key))
-    }
-}
-
-fn set<T>(to: &mut T, change: Option<T>) {
-    if let Some(change) = change {
-        *to = change;
-    }
+changes! {
+    deadline: Duration, "deadline", humantime::format_duration;
+    grace: Duration, "grace", humantime::format_duration;
+    fuel: u64, "fuel", std::convert::identity;
+    memory_bytes_max: usize, "memory", std::convert::identity;
+    priority: u8, "priority", std::convert::identity;
+    input_bytes_max: usize, "input_bytes_max", std::convert::identity;
+    output_bytes_max: usize, "output_bytes_max", std::convert::identity;
+    transfer_bytes_max: usize, "transfer_bytes_max", std::convert::identity;
+    stderr_bytes_max: usize, "stderr_bytes_max", std::convert::identity;
+    resources_max: usize, "resources_max", std::convert::identity;
+    effects_max: usize, "effects_max", std::convert::identity;
+    depth_max: usize, "depth_max", std::convert::identity;
 }
 
 impl Default for CallLimits {

@@ -111,12 +111,12 @@ impl Live {
     }
 
     /// Something is about to leave the sandbox, unless there has been too much already.
-    pub(crate) fn add_effect(&self, name: String, effects_max: usize) -> Option<Arc<AtomicBool>> {
+    pub(crate) fn add_own_effect(&self, name: String, effects_max: usize) -> Option<Arc<AtomicBool>> {
         let performed = Arc::new(AtomicBool::new(false));
         self.add_effect_of(None, name, Arc::clone(&performed), effects_max).then_some(performed)
     }
 
-    /// As `add_effect`, also of a call that this one has invoked. Whether there was room.
+    /// As `add_own_effect`, also of a call that this one has invoked. Whether there was room.
     pub(super) fn add_effect_of(
         &self,
         by: Option<CallId>,
@@ -159,6 +159,11 @@ impl Live {
     /// To be charged to this account.
     pub(super) fn charged(self, account: Option<Arc<Account>>) -> Self {
         Self { account, ..self }
+    }
+
+    /// Whether the agent's budget has room for so many bytes of a request's or a response's body; then they are charged.
+    pub(crate) fn may_transfer(&self, bytes: usize) -> bool {
+        self.account.as_ref().is_none_or(|account| account.use_request_bytes(bytes as u64))
     }
 
     /// Units that were seen so far while it runs.

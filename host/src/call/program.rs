@@ -248,7 +248,7 @@ impl Supervisor {
         };
         self.state.pid.store(tree.leader(), Ordering::Release);
         // What it does nobody can take back, and nobody knows what it had done when it is stopped.
-        let effect = self.call.live.add_effect(format!("program {}", self.name), usize::MAX);
+        let effect = self.call.live.add_own_effect(format!("program {}", self.name), usize::MAX);
         match self.wait(&mut tree) {
             Ok(Some(status)) => {
                 // Nothing runs on that nobody supervises.

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use crate::grants::http::HostPattern;
 use crate::hostcalls::http::is_public;
-use crate::{HttpGrant, ProgramGrant, WorkspaceGrant};
+use crate::policy::secrets::of_variable;
+use crate::{HttpGrant, ProgramGrant, Secret, WorkspaceGrant};
 
 /// `DIR[:ro][=PATH]`
 pub(super) fn workspace(text: &str) -> Result<WorkspaceGrant, String> {
@@ -53,6 +54,11 @@ pub(super) fn host(text: &str) -> Result<HttpGrant, String> {
         HostPattern::Any | HostPattern::Under(_) => false,
     };
     Ok(grant.private_addresses(is_private))
+}
+
+/// A variable of this process's environment.
+pub(super) fn secret(name: &str) -> Result<Secret, String> {
+    of_variable(name).map(|value| Secret::new(name, value))
 }
 
 #[cfg(test)]

@@ -42,9 +42,9 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// What each tool would get, in words.
-type Granted = Vec<(String, Vec<String>)>;
+type Gets = Vec<(String, Vec<String>)>;
 
-fn granted(config: &Path, agent: &str, path: &Path, component: &Component) -> anyhow::Result<Granted> {
+fn granted(config: &Path, agent: &str, path: &Path, component: &Component) -> anyhow::Result<Gets> {
     let policy = policy::read(config, "nothing can be said")?;
     let is_it =
         |tool: &ToolPolicy| tool.path.canonicalize().ok().zip(path.canonicalize().ok()).is_some_and(|(a, b)| a == b);
@@ -52,14 +52,12 @@ fn granted(config: &Path, agent: &str, path: &Path, component: &Component) -> an
         let (config, path) = (config.display(), path.display());
         return Err(usage(format!("no [tools.*] of `{config}` has the path `{path}`")));
     };
-    let gets = |tool: &ToolInfo| {
-        let rules = policy.host.grants.iter().filter(|(who, _)| who.covers(agent, name, &tool.name));
-        (tool.name.clone(), rules.flat_map(|(_, grants)| grants.in_words()).collect())
-    };
+    let table = policy::open(config, &policy, None)?;
+    let gets = |tool: &ToolInfo| (tool.name.clone(), table.of(agent, name, &tool.name).in_words());
     Ok(component.tools().iter().map(gets).collect())
 }
 
-fn to_json(component: &Component, granted: &Granted) -> Value {
+fn to_json(component: &Component, granted: &Gets) -> Value {
     let import = |name: &String| json!({ "name": name, "gets": grant(name) });
     let mut said = json!({
         "name": component.name(),
@@ -73,7 +71,7 @@ fn to_json(component: &Component, granted: &Granted) -> Value {
     said
 }
 
-fn to_text(component: &Component, granted: &Granted) -> String {
+fn to_text(component: &Component, granted: &Gets) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{} ({})", component.name(), component.digest());

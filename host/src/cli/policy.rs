@@ -40,11 +40,9 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let Command::Check(args) = &args.command;
     let path = find(args.file.as_deref(), &args.home)?;
     let policy = read(&path, "nothing of it can be used")?;
-    openable(&policy, &args.home).map_err(|error| {
-        let message = format!("{}: {error:#}; nothing of it can be used", path.display());
-        WithCode { code: ExitCode::Usage, message }
-    })?;
-    print(&in_words(&path, &policy))?;
+    let home = args.home.open_if_there()?;
+    let table = open(&path, &policy, home)?;
+    print(&in_words(&path, &policy, &table))?;
     Ok(ExitCode::Completed)
 }
 
@@ -73,19 +71,21 @@ pub(super) fn read(path: &Path, consequence: &str) -> anyhow::Result<Policy> {
     })
 }
 
-/// What is only seen by opening it, with the home that it is for, or one of its kind.
-fn openable(policy: &Policy, home: &home::Options) -> anyhow::Result<()> {
+/// What it grants: some of that is only seen by opening it, with the home that it is for, or one of its kind.
+pub(super) fn open(path: &Path, policy: &Policy, home: Option<Home>) -> anyhow::Result<GrantTable> {
     let none = tempfile::tempdir().context("cannot make a folder to try it with")?;
-    let home = match home.open_if_there()? {
+    let home = match home {
         Some(home) => home,
         None => Home::open(none.path().join("home"))?,
     };
     let store = Sqlite::open(&home)?;
-    GrantTable::open(policy.host.grants.clone(), &store)?;
-    Ok(())
+    GrantTable::open(policy.host.grants.clone(), &store).map_err(|error| {
+        let message = format!("{}: {error}; nothing of it can be used", path.display());
+        WithCode { code: ExitCode::Usage, message }.into()
+    })
 }
 
-fn in_words(path: &Path, policy: &Policy) -> String {
+fn in_words(path: &Path, policy: &Policy, table: &GrantTable) -> String {
     let mut text = format!("{}: it can be used\n", path.display());
     // Writing to a string cannot fail.
     let mut add = |what: String| {
@@ -95,9 +95,9 @@ fn in_words(path: &Path, policy: &Policy) -> String {
         let is_there = if tool.path.is_file() { "" } else { ", which is NOT THERE" };
         add(format!("serves {name} from {}{is_there}", tool.path.display()));
     }
-    for (grantee, grants) in &policy.host.grants {
+    for (grantee, granted) in table.rules() {
         let who = who(grantee);
-        grants.in_words().into_iter().for_each(|what| add(format!("{who}: {what}")));
+        granted.in_words().into_iter().for_each(|what| add(format!("{who}: {what}")));
     }
     for (agent, budget) in &policy.host.budgets {
         let who = agent.as_ref().map_or("each agent that has no other budget".into(), |agent| format!("agent {agent}"));
@@ -122,5 +122,7 @@ fn who(grantee: &Grantee) -> String {
 fn budget_in_words(budget: &Budget) -> Vec<String> {
     let calls = budget.calls_per_minute.map(|calls| format!("{calls} calls a minute"));
     let fuel = budget.fuel_per_minute.map(|fuel| format!("{fuel} units of fuel a minute"));
-    calls.into_iter().chain(fuel).collect()
+    let requests = budget.requests_per_minute.map(|requests| format!("{requests} requests a minute"));
+    let bytes = budget.request_bytes_per_minute.map(|bytes| format!("{bytes} bytes of requests a minute"));
+    calls.into_iter().chain(fuel).chain(requests).chain(bytes).collect()
 }

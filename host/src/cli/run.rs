@@ -18,7 +18,7 @@ use crate::log::CheckpointTo;
 use crate::store::sqlite::Sqlite;
 use crate::{
     CompileChild, Component, DEFAULT_AGENT, Grantee, Grants, Host, HostLimits, HttpGrant, LoadError, ProcessSupervisor,
-    ProgramGrant, Source, WorkspaceGrant,
+    ProgramGrant, Secret, Source, WorkspaceGrant,
 };
 
 /// Run a tool of a component, once. Its output goes to standard output, everything else to standard error.
@@ -59,6 +59,12 @@ pub(super) struct Args {
     /// it is written as that address or as `localhost`
     #[arg(long, value_name = "[METHODS ]HOST", value_parser = grants::host)]
     allow_host: Vec<HttpGrant>,
+    /// Give it the variable NAME of this command's own environment, as configuration; its value is shown nowhere
+    #[arg(long, value_name = "NAME", value_parser = grants::secret)]
+    secret: Vec<Secret>,
+    /// Load this component as well (`.wasm`): the tool may invoke its tools
+    #[arg(long, value_name = "COMPONENT")]
+    with: Vec<PathBuf>,
     /// Show what it would change in the workspaces, as a unified diff on standard output, and change nothing
     #[arg(long, requires = "workspace", conflicts_with_all = ["json", "ask"])]
     dry_run: bool,
@@ -112,6 +118,8 @@ async fn run(
     let granted = args.workspace.iter().cloned().fold(Grants::new(), Grants::workspace);
     let granted = args.allow_program.iter().cloned().fold(granted, Grants::program);
     let granted = args.allow_host.iter().cloned().fold(granted, Grants::http);
+    let granted =
+        args.secret.iter().fold(granted, |granted, secret| granted.environment(secret.name(), secret.value()));
     let builder = Host::builder().limits(limits).store(store.open()?).cache(&home).grant(Grantee::everyone(), granted);
     let host = builder
         .compile_with(CompileChild::this_program())
@@ -126,6 +134,23 @@ async fn run(
     code
 }
 
+/// An exit code if somebody has stopped it.
+async fn load(host: &Host, path: PathBuf, signals: &Signals) -> anyhow::Result<Result<Component, ExitCode>> {
+    let load = host.begin_load(Source::file(path));
+    // Registered first, looked after: whoever asked before that did not meet it.
+    if let Some(interrupt) = signals.interrupt() {
+        load.interrupt(interrupt);
+    }
+    match load.loaded().await {
+        Err(LoadError::Stopped { cause, actor, .. }) => {
+            let what = "while the component was loaded; nothing has run, nothing to discard";
+            say(&format!("estop: stopped by {} ({cause}) {what}", printable(&actor)));
+            Ok(Err(cause.into()))
+        }
+        loaded => Ok(Ok(loaded?)),
+    }
+}
+
 async fn call(
     args: &Args,
     host: &Host,
@@ -134,19 +159,18 @@ async fn call(
     signals: &Signals,
     watchdog: &Watchdog,
 ) -> anyhow::Result<ExitCode> {
-    let load = host.begin_load(Source::file(path));
-    // Registered first, looked after: whoever asked before that did not meet it.
-    if let Some(interrupt) = signals.interrupt() {
-        load.interrupt(interrupt);
-    }
-    let component = match load.loaded().await {
-        Err(LoadError::Stopped { cause, actor, .. }) => {
-            let what = "while the component was loaded; nothing has run, nothing to discard";
-            say(&format!("estop: stopped by {} ({cause}) {what}", printable(&actor)));
-            return Ok(cause.into());
-        }
-        loaded => loaded?,
+    let component = match load(host, path, signals).await? {
+        Ok(component) => component,
+        Err(code) => return Ok(code),
     };
+    // Kept until the call has ended: its tool may invoke theirs.
+    let mut others = Vec::new();
+    for path in &args.with {
+        match load(host, path.clone(), signals).await? {
+            Ok(other) => others.push(other),
+            Err(code) => return Ok(code),
+        }
+    }
     let tool = choose(&component, args.tool.as_deref())?;
     let call = host.agent(args.agent.clone()).call(&component, tool, input);
     let call = call.deadline(args.deadline).grace(args.grace).fuel(args.fuel).memory_bytes(args.memory);

@@ -54,10 +54,12 @@ A configuration; only the path of each tool has to be there:
    programs = [{ path = \"/usr/bin/git\", arguments = [[\"status\"], [\"log\", \"**\"]] }]  # any without `arguments`
    environment = { LANG = \"C\" }      # of the guest; `clock = true`: finer than 1 ms; `random = true`: not the same each time
    limits = { deadline = \"5s\" }      # for these calls, in the place of those below
+   [secrets]                         # used, and never shown: in `secret_headers` of hosts, `secret_environment` of grants
+   TOKEN = { file = \"token\" }        # and of programs; mode 600; or { env = \"VARIABLE\" }
    [[budgets]]                       # of an agent across its calls; of each one that is not named, without `agent`
    agent = \"support-7\"
    calls_per_minute = 600
-   fuel_per_minute = \"100G\"
+   fuel_per_minute = \"100G\"          # and requests_per_minute, request_bytes_per_minute: what it sends to hosts and reads
    [limits]                          # of each call; whoever calls may ask for less
    priority = 100                    # 0 to 255, higher is more urgent
    deadline = \"30s\"
@@ -70,10 +72,12 @@ Further keys:
    [host] calls_max sandboxes_max memory_bytes_max table_elements_max component_bytes_max components_max compiling_max
       queue_max tools_max workers checkpoint_to
    [limits] grace input_bytes_max output_bytes_max transfer_bytes_max stderr_bytes_max resources_max effects_max depth_max
-   hosts: private_addresses request_bytes_max response_bytes_max header_bytes_max requests_max live_max connect_within
+   [limits.state] key_bytes_max value_bytes_max keys_max read_bytes_max write_bytes_max space_bytes_max
+   limits of a grant: those of [limits], without [limits.state]
+   workspaces: bytes_max entries_max memory_bytes_max
+   hosts: secret_headers private_addresses request_bytes_max response_bytes_max header_bytes_max requests_max live_max connect_within
       first_byte_within between_bytes_within
-   programs: environment time cpu memory processes_max file_bytes_max output_bytes_max accept_unverified
-   [limits.state] key_bytes_max value_bytes_max keys_max read_bytes_max write_bytes_max space_bytes_max";
+   programs: environment secret_environment time cpu memory processes_max file_bytes_max output_bytes_max accept_unverified";
 
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let watchdog = Watchdog::start()?;
@@ -128,7 +132,10 @@ fn build(policy: &Policy, home: &Home, served: &Served) -> anyhow::Result<Host> 
     let builder = builder.shutdown_grace(policy.host.shutdown_grace);
     let grant = |builder: HostBuilder, (to, what)| builder.grant(to, what);
     let builder = policy.host.grants.iter().cloned().fold(builder, grant);
-    let budget = |builder: HostBuilder, (agent, budget): (Option<String>, _)| builder.budget(agent.as_deref(), budget);
+    let budget = |builder: HostBuilder, (agent, budget)| match agent {
+        Some(agent) => HostBuilder::budget(builder, agent, budget),
+        None => builder.budget_of_each_other_agent(budget),
+    };
     let builder = policy.host.budgets.iter().cloned().fold(builder, budget);
     Ok(builder.offer(HostKind::Serve).serve_agents(served).build()?)
 }

@@ -16,10 +16,7 @@ pub(crate) struct Ambient {
 
 impl Ambient {
     pub(super) fn check(&self) -> Result<(), GrantError> {
-        let is_wrong =
-            |(name, value): &(&String, &String)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0');
-        let wrong = self.environment.iter().find(is_wrong);
-        wrong.map_or(Ok(()), |(name, _)| Err(GrantError::Variable(name.clone())))
+        wrong_variable(&self.environment).map_or(Ok(()), |name| Err(GrantError::Variable(name.to_owned())))
     }
 
     /// A variable that both set.
@@ -55,4 +52,11 @@ impl fmt::Debug for Ambient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.in_words()).finish()
     }
+}
+
+/// One that no environment can have.
+pub(super) fn wrong_variable(environment: &BTreeMap<String, String>) -> Option<&str> {
+    let is_wrong =
+        |(name, value): &(&String, &String)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0');
+    environment.iter().find(is_wrong).map(|(name, _)| name.as_str())
 }

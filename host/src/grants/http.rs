@@ -251,7 +251,7 @@ impl HostPattern {
 }
 
 /// A grant that was checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HttpRule {
     pub(crate) is_tls: bool,
     pub(crate) host: HostPattern,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use globset::{GlobBuilder, GlobMatcher};
 
 use super::GrantError;
+use super::ambient::wrong_variable;
 
 /// Stands for any number of further arguments, at the end of a pattern.
 const REST: &str = "**";
@@ -38,7 +39,7 @@ pub struct ProgramLimits {
     pub cpu: Duration,
     /// Address space of each process (bytes). A program that asks for more gets none.
     pub memory_bytes_max: u64,
-    /// Processes and threads at one time.
+    /// Processes at one time; also threads, where the kernel counts (see `docs/programs.md`).
     pub processes_max: u32,
     /// Length of a file that it writes (bytes).
     pub file_bytes_max: u64,
@@ -141,16 +142,17 @@ impl Program {
             return Err(wrong("it is no file that can be executed".into()));
         }
         let limits = &grant.limits;
-        if limits.time.is_zero() || limits.cpu < CPU_MIN || limits.processes_max == 0 || limits.memory_bytes_max == 0 {
-            return Err(wrong(
-                "with these limits it could not run: of processor time it needs a second at least".into(),
-            ));
+        let too_little = [
+            ("time", limits.time.is_zero()),
+            ("cpu (whole seconds)", limits.cpu < CPU_MIN),
+            ("memory", limits.memory_bytes_max == 0),
+            ("processes_max", limits.processes_max == 0),
+        ];
+        if let Some((limit, _)) = too_little.into_iter().find(|(_, is_too_little)| *is_too_little) {
+            return Err(wrong(format!("it could not run with so little {limit}")));
         }
-        if let Some(name) = grant.environment.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
-            return Err(wrong(format!("`{name}` is no name of a variable")));
-        }
-        if let Some((name, _)) = grant.environment.iter().find(|(_, value)| value.contains('\0')) {
-            return Err(wrong(format!("the value of `{name}` has a null byte in it")));
+        if let Some(name) = wrong_variable(&grant.environment) {
+            return Err(wrong(GrantError::Variable(name.to_owned()).to_string()));
         }
         let patterns = grant.arguments.iter().map(|patterns| Pattern::new(patterns)).collect::<Result<_, _>>();
         let patterns = patterns.map_err(wrong)?;
@@ -175,6 +177,11 @@ impl Program {
 
     pub(crate) fn accepts_unverified(&self) -> bool {
         self.grant.accepts_unverified
+    }
+
+    /// Whether both were granted in the same words.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.grant == other.grant
     }
 
     /// Whether a guest means this one: by its path, or by the last part of that.
@@ -252,10 +259,10 @@ mod tests {
         assert!(refused(ProgramGrant::new("/nowhere")).contains("No such file"));
         assert!(refused(ProgramGrant::new("/bin/sh").arguments(["**", "x"])).contains("nothing comes after"));
         assert!(refused(ProgramGrant::new("/bin/sh").arguments(["[a"])).contains("pattern"));
-        assert!(refused(ProgramGrant::new("/bin/sh").environment("A=B", "x")).contains("no name"));
-        assert!(refused(ProgramGrant::new("/bin/sh").environment("A", "x\0")).contains("null byte"));
+        assert!(refused(ProgramGrant::new("/bin/sh").environment("A=B", "x")).contains("no variable"));
+        assert!(refused(ProgramGrant::new("/bin/sh").environment("A", "x\0")).contains("no variable"));
         let limits = ProgramLimits { cpu: Duration::from_millis(10), ..ProgramLimits::default() };
-        assert!(refused(ProgramGrant::new("/bin/sh").limits(limits)).contains("limits"));
+        assert!(refused(ProgramGrant::new("/bin/sh").limits(limits)).contains("so little cpu"));
     }
 
     #[test]

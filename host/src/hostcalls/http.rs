@@ -176,6 +176,9 @@ impl Hooks {
         if length.is_some_and(|length: u64| length > limits.request_bytes_max) {
             return Err(Error::HttpRequestBodySize(Some(limits.request_bytes_max)));
         }
+        if self.call.live.account.as_ref().is_some_and(|account| !account.use_request()) {
+            return Err(Error::HttpRequestDenied);
+        }
         granted.requests_left = granted.requests_left.checked_sub(1).ok_or(Error::HttpRequestDenied)?;
 
         // A server is asked for a path, not for a whole address, and is told its name as it was checked.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use self::hosts::HostTable;
+use super::secrets::Secrets;
 use super::{Bytes, Count, LimitsTable, PolicyError, Time};
 use crate::grants::{Grantee, Grants, Program, ProgramGrant, ProgramLimits, WorkspaceGrant, clash, contradiction};
 use crate::workspace::WorkspaceLimits;
@@ -30,6 +31,8 @@ pub(super) struct GrantTable {
     #[serde(default)]
     environment: BTreeMap<String, String>,
     #[serde(default)]
+    secret_environment: BTreeMap<String, String>,
+    #[serde(default)]
     clock: bool,
     #[serde(default)]
     random: bool,
@@ -44,6 +47,8 @@ struct ProgramTable {
     arguments: Vec<Vec<String>>,
     #[serde(default)]
     environment: BTreeMap<String, String>,
+    #[serde(default)]
+    secret_environment: BTreeMap<String, String>,
     time: Option<Time>,
     cpu: Option<Time>,
     memory: Option<Bytes>,
@@ -69,21 +74,30 @@ struct WorkspaceTable {
 impl GrantTable {
     fn is_empty(&self) -> bool {
         let is_bare = self.workspaces.is_empty() && self.programs.is_empty() && self.hosts.is_empty();
-        is_bare && self.environment.is_empty() && !self.clock && !self.random && self.limits.is_none()
+        is_bare
+            && self.environment.is_empty()
+            && self.secret_environment.is_empty()
+            && !self.clock
+            && !self.random
+            && self.limits.is_none()
     }
 }
 
 /// A rule, as it is in code.
 pub(super) type Rule = (Grantee, Grants);
 
-/// `components`: those that the file names.
-pub(super) fn check(
-    tables: Vec<Spanned<GrantTable>>,
-    components: &dyn Fn(&str) -> bool,
-    folder: &Path,
-    memory_bytes_max: usize,
-    wrong: &dyn Fn(Range<usize>, String) -> PolicyError,
-) -> Result<Vec<Rule>, PolicyError> {
+/// What the rest of the file says, and how to say what is wrong.
+pub(super) struct Given<'a> {
+    /// Whether the file names a component so.
+    pub(super) is_component: &'a dyn Fn(&str) -> bool,
+    pub(super) folder: &'a Path,
+    pub(super) memory_bytes_max: usize,
+    pub(super) secrets: &'a Secrets,
+    pub(super) wrong: &'a dyn Fn(Range<usize>, String) -> PolicyError,
+}
+
+pub(super) fn check(tables: Vec<Spanned<GrantTable>>, given: &Given<'_>) -> Result<Vec<Rule>, PolicyError> {
+    let &Given { is_component, folder, memory_bytes_max, secrets, wrong } = given;
     let mut rules = Vec::new();
     for table in tables {
         let place = table.span();
@@ -97,7 +111,7 @@ pub(super) fn check(
             grantee = grantee.agent(name(agent, "an agent", wrong)?);
         }
         if let Some(component) = table.component {
-            if !components(component.get_ref()) {
+            if !is_component(component.get_ref()) {
                 let why = format!("there is no [tools.{}] in this file", component.get_ref());
                 return Err(wrong(component.span(), why));
             }
@@ -117,16 +131,20 @@ pub(super) fn check(
             rules.pop();
         }
         for host in table.hosts {
-            grants = grants.http(host.check(wrong)?);
+            grants = grants.http(host.check(secrets, wrong)?);
         }
         for program in table.programs {
             let place = program.span();
-            let program = program.into_inner().grant();
+            let program = program.into_inner().grant(secrets).map_err(|why| wrong(place.clone(), why))?;
             // Looked at here as well, for whoever has to find the line.
             Program::open(program.clone()).map_err(|error| wrong(place, error.to_string()))?;
             grants = grants.program(program);
         }
         grants = table.environment.into_iter().fold(grants, |grants, (name, value)| grants.environment(name, value));
+        for (name, secret) in table.secret_environment {
+            let secret = secrets.get(&secret).map_err(|why| wrong(place.clone(), why))?;
+            grants = grants.environment(name, secret.value());
+        }
         grants.check_ambient().map_err(|error| wrong(place.clone(), error.to_string()))?;
         grants = if table.clock { grants.clock() } else { grants };
         grants = if table.random { grants.random() } else { grants };
@@ -160,7 +178,7 @@ fn name(
 }
 
 impl ProgramTable {
-    fn grant(self) -> ProgramGrant {
+    fn grant(self, secrets: &Secrets) -> Result<ProgramGrant, String> {
         let none = ProgramLimits::default();
         let bytes = |given: Option<Bytes>, default| given.map_or(default, |Bytes(bytes)| bytes as u64);
         let time = |given: Option<Time>, default| given.map_or(default, |Time(time)| time);
@@ -174,7 +192,10 @@ impl ProgramTable {
         });
         let grant = self.arguments.into_iter().fold(grant, ProgramGrant::arguments);
         let grant = self.environment.into_iter().fold(grant, |grant, (name, value)| grant.environment(name, value));
-        if self.accept_unverified { grant.accept_unverified() } else { grant }
+        let grant = if self.accept_unverified { grant.accept_unverified() } else { grant };
+        self.secret_environment
+            .into_iter()
+            .try_fold(grant, |grant, (name, secret)| Ok(grant.environment(name, secrets.get(&secret)?.value())))
     }
 }
 

@@ -228,7 +228,8 @@ impl Launch {
 
     fn order(&self, directory: &Path) -> Order {
         let folder = directory.to_string_lossy().into_owned();
-        let own = [("PATH", PATH), ("HOME", &folder), ("TMPDIR", &folder)].map(|(name, value)| (name, value));
+        let folder = folder.as_str();
+        let own = [("PATH", PATH), ("HOME", folder), ("TMPDIR", folder)];
         let mut environment: BTreeMap<&str, &str> = own.into_iter().collect();
         environment.extend(self.program.environment());
         let limits = self.program.limits();
@@ -317,6 +318,8 @@ struct Running {
     foreign: Option<Foreign>,
     containment: Containment,
     exit: Option<Exit>,
+    /// It was told to kill what there is.
+    is_killed: bool,
     /// The supervisor has said that nothing is left.
     is_said_gone: bool,
 }
@@ -342,6 +345,7 @@ impl Running {
                 foreign,
                 containment,
                 exit: None,
+                is_killed: false,
                 is_said_gone: false,
             },
             ends,
@@ -420,6 +424,7 @@ impl Running {
 
     fn note(&mut self, said: Said, tracked: &Tracked) {
         match said {
+            Said::Ended { .. } if self.is_killed => {}
             Said::Ended { code: Some(code), .. } => self.exit = Some(Exit::Code(code)),
             Said::Ended { signal: Some(signal), .. } => self.exit = Some(Exit::Signal(signal)),
             Said::Left { processes, trouble } => {
@@ -438,7 +443,8 @@ impl Running {
     /// Kills what there is, and returns when nothing of it is left. How the program had ended, if anybody saw that.
     async fn end(mut self, launch: &Launch) -> Option<Exit> {
         let (tracked, io) = (&launch.tracked, &launch.core.io.handle);
-        // One that has ended does not hear it.
+        // One that has ended does not hear it. How it ends from here on is our doing, and nothing of its own.
+        self.is_killed = true;
         let _ = send(self.channel.get_ref(), &Asked::Kill, &[]);
         let (mut is_heard, mut is_dead, mut is_verified) = (true, false, true);
         let mut patience = Instant::now() + ANSWERS_WITHIN;

@@ -98,12 +98,8 @@ impl Workspace {
 
     /// For whoever looks at a call.
     pub(crate) fn in_words(&self, at: &str) -> String {
-        Self::words(self.is_read_only, self.base.path(), at)
-    }
-
-    pub(crate) fn words(is_read_only: bool, path: &Path, at: &str) -> String {
-        let how = if is_read_only { "read" } else { "read and write" };
-        format!("{how} {} at {at}", path.display())
+        let how = if self.is_read_only { "read" } else { "read and write" };
+        format!("{how} {} at {at}", self.base.path().display())
     }
 
     /// What a call sees of it, once nothing is left undone there.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use estop::{Cause, Containment, EffectState, End, Interrupt, ProgramLimits};
 use estop_tests::processes::{EVASIVE, EVASIVE_SAYS, with_command, with_variable};
-use estop_tests::{end_entry, guests, log, within};
+use estop_tests::{end_entry, guests, load, log, within};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Shell, TOKEN, containments, failure, output, rounds, script_input, supervisor, token, until};
@@ -127,6 +127,34 @@ async fn nothing_outlives_its_call_or_its_handle() {
     assert_eq!(output(&asked)["code"], 7);
 }
 
+/// Whatever contains it: a program that its tool has killed has not ended by itself.
+#[tokio::test]
+async fn a_program_that_was_killed_is_told_as_that() {
+    for containment in containments().await {
+        let shell = Shell::with(supervisor().only([containment]), |grant| grant).await;
+        let killed = shell.call("kill", "setsid sleep 1000 & echo ready; sleep 1000").await;
+        assert!(failure(&killed, "program").contains("was killed"), "{containment:?}: {killed:?}");
+        assert_eq!(killed.effects[0].state, EffectState::Unknown);
+        assert_eq!(shell.alive(), [0; 0]);
+    }
+}
+
+/// What a child has started is gone before its parent is released.
+#[tokio::test]
+async fn the_programs_of_children_end_with_their_parent() {
+    let shell = Shell::new().await;
+    let nest = load(&shell.host, "nest").await;
+    let script = script_input("setsid sleep 1000 & echo ready; sleep 1000");
+    let plan = serde_json::json!({ "steps": [{ "tool": "programs/wait", "input": script }] });
+    let call = shell.host.agent("a").call(&nest, "run", plan).start();
+    until("the program of the child", || shell.alive().len() >= 3);
+    call.interrupt(Cause::Operator, "o");
+    let outcome = within(call.outcome()).await;
+    assert_eq!(shell.alive(), [0; 0]);
+    assert_eq!(outcome.end.stopped().map(|stopped| stopped.cause), Some(Cause::Operator));
+    assert_eq!(outcome.effects.iter().map(|effect| effect.state).collect::<Vec<_>>(), [EffectState::Unknown]);
+}
+
 /// Row 2: what a grandchild does stands still from `stopped` on. And the log says what there was.
 #[tokio::test]
 async fn a_grandchilds_heartbeat_stands_still_from_stopped_on() {
@@ -223,7 +251,7 @@ fn supervisors_of(members: &[u32], containment: Containment) -> Vec<u32> {
 
 /// A host that is killed takes the trees of its tools with it.
 #[test]
-fn the_trees_of_a_host_that_is_killed_are_gone_within_a_second() {
+fn the_trees_of_a_host_that_is_killed_are_gone_soon_after() {
     let home = tempfile::tempdir().unwrap();
     let rounds = rounds(3);
     let mut slowest = Duration::ZERO;

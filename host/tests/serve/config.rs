@@ -106,7 +106,7 @@ fn every_key_is_checked() {
 }
 
 /// What a grant consists of, by its table: the key that has to be there first.
-const GRANTS: [(&str, &[(&str, &str)]); 2] = [
+const GRANTS: [(&str, &[(&str, &str)]); 3] = [
     (
         "workspaces",
         &[
@@ -119,11 +119,29 @@ const GRANTS: [(&str, &[(&str, &str)]); 2] = [
         ],
     ),
     (
+        "hosts",
+        &[
+            ("host", "\"https://example.com\""),
+            ("methods", "[\"GET\"]"),
+            ("private_addresses", "false"),
+            ("secret_headers", "{}"),
+            ("request_bytes_max", "\"1MiB\""),
+            ("response_bytes_max", "\"1MiB\""),
+            ("header_bytes_max", "\"16KiB\""),
+            ("requests_max", "10"),
+            ("live_max", "10"),
+            ("connect_within", "\"1s\""),
+            ("first_byte_within", "\"1s\""),
+            ("between_bytes_within", "\"1s\""),
+        ],
+    ),
+    (
         "programs",
         &[
             ("path", "\"/bin/sh\""),
             ("arguments", "[[\"-c\", \"*\"], [\"**\"]]"),
             ("environment", "{ A = \"b\" }"),
+            ("secret_environment", "{}"),
             ("time", "\"1s\""),
             ("cpu", "\"1s\""),
             ("memory", "\"1GiB\""),
@@ -211,7 +229,7 @@ fn nonsense_is_refused_with_its_place() {
             "2:13",
             &["pattern of an argument"],
         ),
-        ("[[grants]]\nprograms = [{ path = \"/bin/sh\", cpu = \"1ms\" }]", "2:13", &["processor time"]),
+        ("[[grants]]\nprograms = [{ path = \"/bin/sh\", cpu = \"1ms\" }]", "2:13", &["so little cpu"]),
         ("[[grants]]\nenvironment = { \"A=B\" = \"x\" }", "1:1", &["A=B"]),
         ("[[grants]]\nlimits = { fuel = 0 }", "2:19", &["more than nothing"]),
         ("[[grants]]\nlimits = { memory = \"99GiB\" }", "2:21", &["memory_bytes_max"]),
@@ -229,7 +247,13 @@ fn nonsense_is_refused_with_its_place() {
         ("[[budgets]]\ncalls_per_minute = 0", "2:20", &["more than nothing"]),
         ("[[budgets]]\nfuel_per_minute = \"0\"", "2:19", &["more than nothing"]),
         ("[[budgets]]\nagent = \"\"", "2:9", &["not empty"]),
-        ("[[budgets]]\nagent = \"a\"\n[[budgets]]\nagent = \"a\"", "4:9", &["already"]),
+        (
+            "[[budgets]]\nagent = \"a\"\ncalls_per_minute = 1\n[[budgets]]\nagent = \"a\"\ncalls_per_minute = 1",
+            "5:9",
+            &["already"],
+        ),
+        ("[[budgets]]\ncalls_per_minute = 1\n[[budgets]]\ncalls_per_minute = 1", "3:1", &["already"]),
+        ("[[budgets]]\nagent = \"a\"", "1:1", &["bounds nothing"]),
         ("[[budgets]]\nhours = 1", "2:1", &["hours"]),
         ("# \u{e4}\u{f6}\u{fc}\n\u{e4} = 1", "2:1", &[]),
     ] {
@@ -342,6 +366,7 @@ component = \"misc\"
 random = true
 [[budgets]]
 agent = \"a\"
+calls_per_minute = 1000
 [[budgets]]
 agent = \"b\"
 calls_per_minute = 2

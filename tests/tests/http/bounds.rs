@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
+use estop::Budget;
+use estop_tests::clock::ManualClock;
+
 use super::*;
 use crate::server::{respond, until_closed};
 
@@ -76,6 +79,27 @@ async fn requests_max() {
         assert_eq!(outcome.effects.len(), 3);
     }
     assert_eq!(server.heads().len(), 6);
+}
+
+/// How many requests an agent may make within a minute, and how many bytes they may have, across its calls.
+#[tokio::test]
+async fn the_budget_of_an_agent() {
+    let server = Server::saying("hello");
+    let clock = ManualClock::new();
+    let budget = Budget { requests_per_minute: Some(3), request_bytes_per_minute: Some(12), ..Budget::default() };
+    let builder = builder().clock(clock.clone()).budget("tester", budget);
+    let (host, guest) = built(builder, [to(&server, HttpLimits::default())]).await;
+    let often = |times: usize| json!({ "url": server.url("/"), "times": times });
+    // Two answers of five bytes fit, the third one does not.
+    assert_eq!(completed(&call(&host, &guest, "ask_often", often(2)).await), &json!([2, null]));
+    let third = get(&host, &guest, server.url("/")).await;
+    assert!(matches!(&third.end, End::Failed(failure) if failure.code == "too-large"), "{third:?}");
+    failed(&get(&host, &guest, server.url("/")).await, "denied");
+    // Another agent has its own, and a minute later this one may ask again.
+    let other = host.agent("other").call(&guest, "ask_often", often(5)).start();
+    assert_eq!(completed(&within(other.outcome()).await), &json!([5, null]));
+    clock.advance(Duration::from_secs(60));
+    completed(&get(&host, &guest, server.url("/")).await);
 }
 
 /// How many requests a call may make at one time; more wait.

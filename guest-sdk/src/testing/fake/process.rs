@@ -29,6 +29,7 @@ impl Programs {
 pub(crate) struct Child {
     said: VecDeque<(Source, Vec<u8>)>,
     exit: Exit,
+    is_killed: bool,
 }
 
 pub(crate) fn start_program(program: &str, arguments: &[String], stdin: &[u8]) -> Result<Child, Error> {
@@ -37,17 +38,20 @@ pub(crate) fn start_program(program: &str, arguments: &[String], stdin: &[u8]) -
     let found = found.ok_or_else(|| Error::Denied(format!("the call is granted no program `{program}`")))?;
     let Output { exit, stdout, stderr } = found(arguments, stdin);
     let said = [(Source::Stdout, stdout), (Source::Stderr, stderr)];
-    Ok(Child { said: said.into_iter().filter(|(_, said)| !said.is_empty()).collect(), exit })
+    Ok(Child { said: said.into_iter().filter(|(_, said)| !said.is_empty()).collect(), exit, is_killed: false })
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "as in a host, where it can fail")]
+#[expect(clippy::unnecessary_wraps, reason = "as in a host, where each can fail")]
 impl Child {
     pub(crate) fn read(&mut self) -> Result<Option<(Source, Vec<u8>)>, Error> {
         Ok(self.said.pop_front())
     }
 
     pub(crate) fn wait(&mut self) -> Result<Exit, Error> {
-        Ok(self.exit)
+        match self.is_killed {
+            true => Err(Error::Failed("the program was killed, and nobody has seen how it ended".to_owned())),
+            false => Ok(self.exit),
+        }
     }
 
     pub(crate) fn terminate(&mut self) {
@@ -57,6 +61,6 @@ impl Child {
 
     pub(crate) fn kill(&mut self) {
         self.said.clear();
-        self.exit = Exit::Signal(9);
+        self.is_killed = true;
     }
 }

@@ -21,6 +21,7 @@ use crate::call::live::{HostCall, Live};
 pub(super) struct RequestBody {
     pub(super) body: WasiBody,
     pub(super) left_bytes: u64,
+    pub(super) live: Arc<Live>,
     pub(super) is_too_large: Arc<AtomicBool>,
 }
 
@@ -32,7 +33,7 @@ impl Body for RequestBody {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let bytes =
             frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref).map_or(0, Bytes::len);
-        match self.left_bytes.checked_sub(bytes as u64) {
+        match self.left_bytes.checked_sub(bytes as u64).filter(|_| self.live.may_transfer(bytes)) {
             Some(left_bytes) => {
                 self.left_bytes = left_bytes;
                 Poll::Ready(frame)
@@ -107,7 +108,7 @@ impl Body for ResponseBody {
         match frame {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Buf::remaining);
-                match self.left_bytes.checked_sub(bytes as u64) {
+                match self.left_bytes.checked_sub(bytes as u64).filter(|_| self.live.may_transfer(bytes)) {
                     Some(left_bytes) => self.left_bytes = left_bytes,
                     None => {
                         let bytes_max = self.bytes_max;

@@ -133,10 +133,11 @@ impl Outgoing {
         let request = request.map(|body| RequestBody {
             body,
             left_bytes: limits.request_bytes_max,
+            live: Arc::clone(&self.call.live),
             is_too_large: Arc::clone(&is_too_large),
         });
         let (name, mut effect) = (format!("{} {}", request.method(), self.target), None);
-        self.connections.unless_closed(|| effect = self.call.live.add_effect(name, self.effects_max));
+        self.connections.unless_closed(|| effect = self.call.add_effect(&name, self.effects_max));
         let performed = effect.ok_or(Error::HttpRequestDenied)?;
 
         let mut connection = Box::pin(connection.fuse());

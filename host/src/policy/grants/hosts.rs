@@ -1,10 +1,12 @@
 //! `hosts` of `[[grants]]`: which hosts may be asked, and how much.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::super::secrets::Secrets;
 use super::super::{Bytes, Count, PolicyError, Time};
 use crate::grants::{HttpGrant, HttpLimits};
 
@@ -13,6 +15,8 @@ use crate::grants::{HttpGrant, HttpLimits};
 pub(super) struct HostTable {
     host: Spanned<String>,
     methods: Option<Spanned<Vec<String>>>,
+    #[serde(default)]
+    secret_headers: BTreeMap<Spanned<String>, String>,
     #[serde(default)]
     private_addresses: bool,
     request_bytes_max: Option<Bytes>,
@@ -26,7 +30,11 @@ pub(super) struct HostTable {
 }
 
 impl HostTable {
-    pub(super) fn check(self, wrong: &dyn Fn(Range<usize>, String) -> PolicyError) -> Result<HttpGrant, PolicyError> {
+    pub(super) fn check(
+        self,
+        secrets: &Secrets,
+        wrong: &dyn Fn(Range<usize>, String) -> PolicyError,
+    ) -> Result<HttpGrant, PolicyError> {
         let none = HttpLimits::default();
         let bytes = |given: Option<Bytes>, default| given.map_or(default, |Bytes(bytes)| bytes as u64);
         let count = |given: Option<Count>, default| given.map_or(default, |Count(count)| count);
@@ -45,6 +53,13 @@ impl HostTable {
         let grant = HttpGrant::new(self.host.into_inner());
         let grant = grant.private_addresses(self.private_addresses).limits(limits);
         grant.open().map_err(|error| wrong(place, error.to_string()))?;
+        let mut grant = grant;
+        for (header, template) in self.secret_headers {
+            let place = header.span();
+            let secret = secrets.within(&template).map_err(|why| wrong(place.clone(), why))?;
+            grant = grant.secret_header(header.into_inner(), template, secret.clone());
+            grant.open().map_err(|error| wrong(place, error.to_string()))?;
+        }
         let Some(methods) = self.methods else { return Ok(grant) };
         let place = methods.span();
         let grant = grant.methods(methods.into_inner());
@@ -90,6 +105,52 @@ mod tests {
         ] {
             assert_eq!(with(&format!(", {key}")), is(plain().limits(limits)), "{key}");
         }
+    }
+
+    /// A secret is in the grant, and its value in no words.
+    #[test]
+    fn secrets_are_named_and_never_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, open) = (folder.path().join("key"), folder.path().join("open"));
+        for (path, mode) in [(&file, 0o600), (&open, 0o644)] {
+            std::fs::write(path, "s3cr3t\n").unwrap();
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        }
+        let with = |path: &std::path::Path, grant: &str| {
+            read(&format!("[secrets]\nKEY = {{ file = \"{}\" }}\n[[grants]]\n{grant}", path.display()))
+        };
+        let secret = || crate::Secret::new("KEY", "s3cr3t");
+        let header = "hosts = [{ host = \"a\", secret_headers = { authorization = \"Bearer {KEY}\" } }]";
+        let expected = HttpGrant::new("a").secret_header("authorization", "Bearer {KEY}", secret());
+        assert_eq!(with(&file, header), Ok(vec![(Grantee::everyone(), Grants::new().http(expected))]));
+        let variable = with(&file, "secret_environment = { TOKEN = \"KEY\" }").unwrap();
+        assert_eq!(variable, [(Grantee::everyone(), Grants::new().environment("TOKEN", "s3cr3t"))]);
+        let program = "programs = [{ path = \"/bin/sh\", secret_environment = { TOKEN = \"KEY\" } }]";
+        let expected = crate::ProgramGrant::new("/bin/sh").environment("TOKEN", "s3cr3t");
+        assert_eq!(with(&file, program), Ok(vec![(Grantee::everyone(), Grants::new().program(expected))]));
+        for granted in [header, program, "secret_environment = { TOKEN = \"KEY\" }"] {
+            let granted = with(&file, granted).unwrap();
+            assert!(!format!("{granted:?}").contains("s3cr3t"));
+        }
+        for (config, words) in [
+            ("[secrets]\nKEY = { }", ":2:1: a secret comes from"),
+            (
+                "[secrets]\nKEY = { env = \"ESTOP_NO_SUCH_VARIABLE\" }",
+                ":2:1: the variable ESTOP_NO_SUCH_VARIABLE is not set",
+            ),
+            ("[secrets]\nKEY = { file = \"nowhere\" }", ":2:1: the secret's file"),
+            ("[secrets]\nKEY = { colour = 1 }", "colour"),
+            ("[[grants]]\nsecret_environment = { A = \"KEY\" }", ":1:1: there is no secret `KEY`"),
+            (
+                "[[grants]]\nhosts = [{ host = \"a\", secret_headers = { x = \"{KEY}\" } }]",
+                ":2:43: `{KEY}` has no place",
+            ),
+        ] {
+            let error = read(config).unwrap_err();
+            assert!(error.contains(words), "{config}: {error}");
+        }
+        let error = with(&open, header).unwrap_err();
+        assert!(error.contains("chmod 600") && !error.contains("s3cr3t"), "{error}");
     }
 
     #[test]

@@ -109,6 +109,16 @@ fn terminate(input: Program) -> Result<Ran, ToolError> {
     Ok(Output::new(exit, "", "").into())
 }
 
+/// Starts a program, waits until it is ready, kills it, and tells how it ended.
+#[estop_tool::tool]
+fn kill(input: Program) -> Result<Ran, ToolError> {
+    let mut child = input.command().start()?;
+    ready(&mut child)?;
+    child.kill();
+    let exit = child.wait()?;
+    Ok(Output::new(exit, "", "").into())
+}
+
 /// Starts a program until that is refused, and tells how often it was not.
 #[estop_tool::tool]
 fn many(input: Program) -> Result<usize, ToolError> {
@@ -119,4 +129,4 @@ fn many(input: Program) -> Result<usize, ToolError> {
     Ok(children.len())
 }
 
-estop_tool::export!(run, wait, spin, leave, drop_it, terminate, many);
+estop_tool::export!(run, wait, spin, leave, drop_it, terminate, kill, many);
