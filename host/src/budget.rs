@@ -31,8 +31,9 @@ pub struct Budget {
 /// Everybody's.
 pub(crate) struct Budgets {
     clock: Arc<dyn Clock>,
-    named: HashMap<String, Budget>,
-    each: Option<Budget>,
+    named: HashMap<String, Arc<Account>>,
+    /// Of each other agent, and the one account of all that find no room: names that are made up are no way around it.
+    each: Option<(Budget, Arc<Account>)>,
     accounts: Mutex<HashMap<Arc<str>, Arc<Account>>>,
 }
 
@@ -41,8 +42,14 @@ impl Budgets {
         let mut budgets = Self { clock, named: HashMap::new(), each: None, accounts: Mutex::default() };
         for (agent, budget) in rules {
             match agent {
-                Some(agent) => drop(budgets.named.insert(agent, budget)),
-                None => budgets.each = Some(budget),
+                Some(agent) => {
+                    let account = Arc::new(Account::new(budget, &budgets.clock));
+                    budgets.named.insert(agent, account);
+                }
+                None => {
+                    let crowd = Arc::new(Account::new(budget.clone(), &budgets.clock));
+                    budgets.each = Some((budget, crowd));
+                }
             }
         }
         budgets
@@ -50,7 +57,10 @@ impl Budgets {
 
     /// An agent's account, if it has a budget.
     pub(crate) fn of(&self, agent: &Arc<str>) -> Option<Arc<Account>> {
-        let budget = self.named.get(&**agent).or(self.each.as_ref())?;
+        if let Some(account) = self.named.get(&**agent) {
+            return Some(Arc::clone(account));
+        }
+        let (budget, crowd) = self.each.as_ref()?;
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(account) = accounts.get(agent) {
             return Some(Arc::clone(account));
@@ -58,12 +68,11 @@ impl Budgets {
         if accounts.len() >= AGENTS_MAX {
             accounts.retain(|_, account| Arc::strong_count(account) > 1 || !account.is_idle());
         }
-        let (budget, clock) = (budget.clone(), Arc::clone(&self.clock));
-        let account = Arc::new(Account { budget, clock, used: Mutex::default() });
-        // With no room it is not remembered, and counts for this call alone: names cost whoever makes them up nothing.
-        if accounts.len() < AGENTS_MAX {
-            accounts.insert(Arc::clone(agent), Arc::clone(&account));
+        if accounts.len() >= AGENTS_MAX {
+            return Some(Arc::clone(crowd));
         }
+        let account = Arc::new(Account::new(budget.clone(), &self.clock));
+        accounts.insert(Arc::clone(agent), Arc::clone(&account));
         Some(account)
     }
 }
@@ -84,6 +93,10 @@ struct Used {
 }
 
 impl Account {
+    fn new(budget: Budget, clock: &Arc<dyn Clock>) -> Self {
+        Self { budget, clock: Arc::clone(clock), used: Mutex::default() }
+    }
+
     /// One more call, or why there is none.
     pub(crate) fn admit(&self) -> Result<(), String> {
         let (now_ns, mut used) = (self.now_ns(), self.lock());
@@ -268,9 +281,12 @@ mod tests {
     fn names_that_are_made_up_cost_no_memory_without_bound() {
         let each = Budget { calls_per_minute: Some(1), ..Budget::default() };
         let (budgets, hand) = budgets(vec![(None, each)]);
-        for number in 0..AGENTS_MAX + 10 {
-            budgets.of(&format!("{number}").into()).unwrap().admit().unwrap();
-        }
+        let admit = |agent: &str| budgets.of(&agent.into()).unwrap().admit();
+        (0..AGENTS_MAX).for_each(|number| admit(&number.to_string()).unwrap());
+        // Those that come now share what one of them may have.
+        admit("more").unwrap();
+        admit("and more").unwrap_err();
+        admit("0").unwrap_err();
         assert_eq!(budgets.accounts.lock().unwrap().len(), AGENTS_MAX);
         hand.0.store(100, Ordering::Relaxed);
         budgets.of(&"late".into()).unwrap().admit().unwrap();

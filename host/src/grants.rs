@@ -206,6 +206,17 @@ pub enum GrantError {
     /// A guest could not find it there.
     #[error("a workspace is seen at an absolute path such as `/` or `/data`, not at `{0}`")]
     At(String),
+    /// A tool could change what decides about tools.
+    #[error(
+        "the workspace `{}` has `{}` in it, which no tool may change: grant a folder without that, or to read only",
+        workspace.display(), kept.display()
+    )]
+    Kept {
+        /// Which one.
+        workspace: PathBuf,
+        /// The configuration, a component or a granted program.
+        kept: PathBuf,
+    },
     /// A program cannot be granted.
     #[error("the program `{}`: {why}", path.display())]
     Program {
@@ -297,7 +308,8 @@ pub(crate) struct GrantTable {
 }
 
 impl GrantTable {
-    pub(crate) fn open(rules: Vec<(Grantee, Grants)>, store: &dyn Store) -> Result<Self, GrantError> {
+    /// `kept`: files that no tool may change.
+    pub(crate) fn open(rules: Vec<(Grantee, Grants)>, store: &dyn Store, kept: &[PathBuf]) -> Result<Self, GrantError> {
         if let Some(at) = clash(&rules) {
             return Err(GrantError::Twice(at.to_owned()));
         }
@@ -327,6 +339,15 @@ impl GrantTable {
                 granted.http.push(Arc::new(grant.open()?));
             }
             opened.push((grantee, granted));
+        }
+        let programs = opened.iter().flat_map(|(_, all)| all.programs.iter().map(|program| program.path().to_owned()));
+        for kept in programs.chain(kept.iter().cloned()) {
+            // What is not there yet is compared by its name.
+            let real = kept.canonicalize().unwrap_or(kept);
+            let all = || opened.iter().flat_map(|(_, all)| all.workspaces.iter().map(|(_, workspace)| workspace));
+            if let Some(workspace) = all().find(|found| !found.is_read_only() && real.starts_with(found.path())) {
+                return Err(GrantError::Kept { workspace: workspace.path().to_owned(), kept: real });
+            }
         }
         let each = || opened.iter().flat_map(|(_, all)| all.workspaces.iter().map(|(_, workspace)| workspace.path()));
         for (number, path) in each().enumerate() {

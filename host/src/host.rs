@@ -149,6 +149,7 @@ pub struct HostBuilder {
     shutdown_grace: Duration,
     hooks: Vec<Hook>,
     grants: Vec<(Grantee, Grants)>,
+    kept: Vec<PathBuf>,
     budgets: Vec<(Option<String>, Budget)>,
     http: HttpSetup,
     #[cfg(feature = "control")]
@@ -286,6 +287,14 @@ impl HostBuilder {
         self
     }
 
+    /// Files that no tool may change, beside granted programs: a workspace that has one of them in it is refused, unless it
+    /// is granted to read only. Configuration and components, for a host that reads them again.
+    #[must_use]
+    pub fn keep_from_tools(mut self, files: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.kept.extend(files);
+        self
+    }
+
     /// What an agent may use across its calls in this host. Of several for one agent the last one counts.
     #[must_use]
     pub fn budget(mut self, agent: impl Into<String>, budget: Budget) -> Self {
@@ -349,7 +358,7 @@ impl HostBuilder {
         let wall_ns = move || wall.wall().duration_since(UNIX_EPOCH).map_or(0, nanos);
         let log = Arc::new(Log::new(calls_max, Box::new(wall_ns)));
         let id = HostId::generate();
-        let grants = GrantTable::open(self.grants, &*self.store)?;
+        let grants = GrantTable::open(self.grants, &*self.store, &self.kept)?;
         let http = Arc::new(HttpClient::new(self.http).map_err(BuildError::Certificate)?);
         self.store.attach(id)?;
         alternate::start(&log, id, self.store.alternate(id))?;
@@ -436,6 +445,7 @@ impl Host {
             shutdown_grace: Duration::ZERO,
             hooks: Vec::new(),
             grants: Vec::new(),
+            kept: Vec::new(),
             budgets: Vec::new(),
             http: HttpSetup::default(),
             #[cfg(feature = "control")]

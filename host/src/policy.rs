@@ -43,6 +43,7 @@ const WORKERS_MAX: usize = 1024;
 pub(crate) struct Policy {
     pub(crate) host: HostPolicy,
     pub(crate) tools: BTreeMap<String, ToolPolicy>,
+    secret_files: Vec<PathBuf>,
 }
 
 /// What holds as long as the host lives.
@@ -136,6 +137,7 @@ struct LimitsTable {
     resources_max: Option<Count>,
     effects_max: Option<Count>,
     depth_max: Option<usize>,
+    children_max: Option<usize>,
     #[serde(default)]
     state: StateTable,
 }
@@ -228,6 +230,12 @@ impl<'de, T: FromStr<Err = String>> Deserialize<'de> for Parsed<T> {
 }
 
 impl Policy {
+    /// What no tool may change. `path`: where this was read.
+    pub(crate) fn kept(&self, path: &Path) -> Vec<PathBuf> {
+        let secrets = self.secret_files.iter().cloned();
+        self.tools.values().map(|tool| tool.path.clone()).chain(secrets).chain([path.to_owned()]).collect()
+    }
+
     /// Reads a file.
     pub(crate) fn read(path: &Path) -> Result<Self, PolicyError> {
         let failed = |error| PolicyError::Read { path: path.to_owned(), error };
@@ -262,6 +270,7 @@ impl Policy {
         let folder = path.parent().unwrap_or(Path::new("."));
         let is_known = |component: &str| file.tools.keys().any(|name| name.get_ref() == component);
         let secrets = Secrets::read(file.secrets, folder, &wrong)?;
+        let secret_files = secrets.files().to_vec();
         let given = grants::Given {
             is_component: &is_known,
             folder,
@@ -283,7 +292,7 @@ impl Policy {
             let path = folder.join(tool.path.into_inner());
             Ok((name, ToolPolicy { path, digest: tool.digest }))
         });
-        Ok(Self { host, tools: tools.collect::<Result<_, _>>()? })
+        Ok(Self { host, tools: tools.collect::<Result<_, _>>()?, secret_files })
     }
 }
 
@@ -390,6 +399,7 @@ impl LimitsTable {
             resources_max: count(self.resources_max),
             effects_max: count(self.effects_max),
             depth_max: self.depth_max,
+            children_max: self.children_max,
         };
         Ok((change, self.state))
     }

@@ -5,6 +5,7 @@
 //! - A call is released when nothing of its programs is left, and no earlier. What nobody can verify is said.
 //! - A program has its supervisor beside it, which kills all of the tree when this process ends in any way.
 
+mod folder;
 mod order;
 mod running;
 mod supervisor;
@@ -16,11 +17,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore, watch};
 
-pub(crate) use self::running::{Streams, start};
+pub(crate) use self::running::{Streams, reserve, start};
 pub use self::supervisor::process_supervisor;
 
-/// Programs of one host at one time: each has a few descriptors and two processes of its own.
-const HOST_PROGRAMS_MAX: usize = 256;
+/// Programs of one host at one time: each has five descriptors and two processes of its own, and others need some as well.
+const HOST_PROGRAMS_MAX: usize = 64;
 /// Programs of one call at one time.
 const CALL_PROGRAMS_MAX: usize = 16;
 
@@ -168,6 +169,13 @@ impl Tracked {
     pub(crate) fn wish(&self, wish: Wish) {
         self.wish.fetch_max(wish as u8, Ordering::AcqRel);
         self.wished.notify_one();
+    }
+
+    /// Resolves once it is to be killed.
+    async fn killed(&self) {
+        while self.wished() != Wish::Kill {
+            self.wished.notified().await;
+        }
     }
 
     fn wished(&self) -> Wish {

@@ -54,6 +54,8 @@ pub struct CallCtx {
     pub(crate) http: Http,
     pub(crate) table: ResourceTable,
     pub(crate) describing: bool,
+    /// What the store had at first.
+    pub(crate) armed_fuel: u64,
     pub(crate) granted: Arc<Granted>,
     pub(crate) transfer_bytes_max: usize,
     pub(crate) log_lines: u32,
@@ -178,6 +180,9 @@ impl Sandbox {
         given: Given,
     ) -> wasmtime::Result<Self> {
         let Given { describing, granted, workspaces, children } = given;
+        // Fuel is looked at where functions and loops begin, so a call can use more than it has on its last stretch. One
+        // unit more than granted tells whoever used exactly what it had from whoever used more.
+        let armed_fuel = limits.fuel.saturating_add(1);
         let stderr = Stderr::new(limits.stderr_bytes_max);
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.resources_max);
@@ -190,6 +195,7 @@ impl Sandbox {
             core: Arc::clone(core),
             table,
             describing,
+            armed_fuel,
             granted,
             children,
             transfer_bytes_max: limits.transfer_bytes_max,
@@ -201,9 +207,6 @@ impl Sandbox {
         store.limiter(|ctx| &mut ctx.limiter);
         store.set_hostcall_fuel(limits.transfer_bytes_max);
         store.set_max_component_handles(limits.resources_max);
-        // Fuel is looked at where functions and loops begin, so a call can use more than it has on its last stretch. One
-        // unit more than granted tells whoever used exactly what it had from whoever used more.
-        let armed_fuel = limits.fuel.saturating_add(1);
         store.set_fuel(armed_fuel)?;
         store.fuel_async_yield_interval(Some(FUEL_INTERVAL))?;
         store.epoch_deadline_callback(|cx| {

@@ -62,7 +62,8 @@ impl Foreign {
     pub fn of_marked(supervisor: u32, mark: &str) -> io::Result<Foreign> {
         let gone = || io::Error::new(io::ErrorKind::NotFound, format!("there is no process {supervisor}"));
         let process = process::read(supervisor)?.ok_or_else(gone)?;
-        let none = Foreign::none(process.key, user(supervisor).ok_or_else(gone)?);
+        // It may have hidden whose it is: it is ours.
+        let none = Foreign::none(process.key, rustix::process::geteuid().as_raw());
         Ok(Foreign { outer: mark.to_owned(), is_mark_unique: true, ..none })
     }
 

@@ -129,6 +129,7 @@ impl CallBuilder {
         limits.fuel = limits.fuel.min(bounds.fuel);
         limits.memory_bytes_max = limits.memory_bytes_max.min(bounds.memory_bytes_max);
         limits.depth_max = limits.depth_max.min(bounds.depth_max);
+        limits.children_max = limits.children_max.min(bounds.children_max);
         if limits.deadline > bounds.time {
             // That of the call above stops this one with it, and is told as what it is.
             limits.deadline = Duration::MAX;

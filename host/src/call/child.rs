@@ -2,7 +2,8 @@
 //! invokes it, and within that one's transaction.
 //!
 //! Invariants:
-//! - It gets at most what the call that invokes it was granted and has left.
+//! - It is granted at most what the call that invokes it was granted, and gets at most the fuel and the time that this has
+//!   left. Counts of a grant (requests of a call, programs at one time) are each call's own; effects are counted for the tree.
 //! - It never waits for room: calls that wait for their children, and children that wait for places, could wait for each
 //!   other for ever.
 //! - It is released before the call that invoked it goes on, or is released itself. So a call has one child at most.
@@ -28,6 +29,8 @@ use crate::transaction::Lost;
 use crate::transaction::keys::Keys;
 use crate::workspace::Lent;
 
+/// Units that invoking a tool takes, beside what the tool does.
+const INVOKE_FUEL: u64 = 100_000;
 /// A document that is parsed on the guest worker (bytes): in well under a millisecond.
 const PARSED_HERE_BYTES_MAX: usize = 64 << 10;
 
@@ -38,6 +41,8 @@ pub(crate) struct Children {
     memory_bytes_max: usize,
     /// How many levels there may be below this one.
     depth_max: usize,
+    /// In the whole tree.
+    children_max: usize,
     /// There is one: a transaction was begun for it.
     running: Option<Running>,
 }
@@ -50,8 +55,8 @@ struct Running {
 
 impl Children {
     pub(super) fn of(granted: &Arc<Granted>, limits: &CallLimits) -> Self {
-        let CallLimits { memory_bytes_max, depth_max, .. } = *limits;
-        Self { granted: Arc::clone(granted), memory_bytes_max, depth_max, running: None }
+        let CallLimits { memory_bytes_max, depth_max, children_max, .. } = *limits;
+        Self { granted: Arc::clone(granted), memory_bytes_max, depth_max, children_max, running: None }
     }
 }
 
@@ -69,6 +74,7 @@ pub(super) struct Bounds<'a> {
     pub(super) fuel: u64,
     pub(super) memory_bytes_max: usize,
     pub(super) depth_max: usize,
+    pub(super) children_max: usize,
     /// What is left of the deadline.
     pub(super) time: Duration,
 }
@@ -105,9 +111,18 @@ pub(crate) async fn invoke(
     tool: &str,
     input: &str,
 ) -> wasmtime::Result<Answer> {
+    // Each has its price, also one that is refused at once: what it costs the host is not the guest's own computing.
+    let left = store.get_fuel()?.saturating_sub(INVOKE_FUEL);
+    store.set_fuel(left)?;
     // One unit is not given away: it tells whoever has used all of it from whoever has used more.
-    let fuel = store.get_fuel()?.saturating_sub(1);
+    let fuel = left.saturating_sub(1);
     let ctx = store.data_mut();
+    // Setting the fuel begins a new interval of its meter, so it is looked at here.
+    let unseen = ctx.call.live.saw_fuel(ctx.armed_fuel.saturating_sub(left));
+    super::charge(&ctx.core, &ctx.call, unseen);
+    if left == 0 {
+        return Err(wasmtime::Trap::OutOfFuel.into());
+    }
     let answered = match prepare(ctx, tool, fuel) {
         Ok(child) => match parsed(ctx.core.io.handle.clone(), input, child.input_bytes_max()).await {
             Ok(input) => run(ctx, child.input(input)).await,
@@ -162,6 +177,15 @@ fn prepare(ctx: &CallCtx, named: &str, fuel: u64) -> Result<CallBuilder, types::
         let why = format!("this call is {depth} levels below the first one, and may invoke no other (`depth_max`)");
         return Err(failed("too-deep", why));
     };
+    // Counted where the tree begins: each one is a call with entries of its own.
+    let root = ancestors(call).last().unwrap_or(call);
+    if !root.live.may_invoke(ctx.children.children_max) {
+        let why = format!(
+            "the tree of this call has invoked as many tools as it may (`children_max`, {})",
+            ctx.children.children_max
+        );
+        return Err(failed("too-many", why));
+    }
     let found = match named.split_once('/') {
         Some((component, tool)) => core.tools.tool_of(component, tool).map(|found| (found, tool)),
         None => core.tools.tool(named, call.component()).map(|found| (found, named)),
@@ -176,6 +200,7 @@ fn prepare(ctx: &CallCtx, named: &str, fuel: u64) -> Result<CallBuilder, types::
         fuel,
         memory_bytes_max: ctx.children.memory_bytes_max,
         depth_max,
+        children_max: ctx.children.children_max,
         time: Duration::from_nanos(deadline_ns.saturating_sub(core.now_ns())),
     };
     let child = CallBuilder::new(Arc::clone(core), Arc::clone(&call.agent), component, tool.to_owned(), Value::Null);

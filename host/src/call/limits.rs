@@ -33,6 +33,8 @@ pub struct CallLimits {
     pub effects_max: usize,
     /// Levels of calls that may be below the first one, each invoked by the one above it. None can be invoked at zero.
     pub depth_max: usize,
+    /// Calls in the tree below the first one, over its whole time.
+    pub children_max: usize,
     /// What it may keep.
     pub state: StateLimits,
 }
@@ -87,6 +89,7 @@ changes! {
     resources_max: usize, "resources_max", std::convert::identity;
     effects_max: usize, "effects_max", std::convert::identity;
     depth_max: usize, "depth_max", std::convert::identity;
+    children_max: usize, "children_max", std::convert::identity;
 }
 
 impl Default for CallLimits {
@@ -104,6 +107,7 @@ impl Default for CallLimits {
             resources_max: 1_000,
             effects_max: 1_000,
             depth_max: 8,
+            children_max: 1_000,
             state: StateLimits::default(),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: written by the call's worker, read by anybody; never needed to stop the call.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Effect, EffectState};
@@ -38,6 +38,8 @@ pub(crate) struct Live {
     #[cfg_attr(not(feature = "control"), expect(dead_code, reason = "only operators look at it"))]
     pub(crate) fuel_granted: u64,
     fuel_used: AtomicU64,
+    /// Calls of the tree that begins here.
+    invoked: AtomicUsize,
     /// Of the agent, if it has a budget.
     pub(crate) account: Option<Arc<Account>>,
     turn_is_over: AtomicBool,
@@ -77,6 +79,7 @@ impl Live {
             fuel_granted,
             fuel_used: AtomicU64::new(0),
             account: None,
+            invoked: AtomicUsize::new(0),
             turn_is_over: AtomicBool::new(false),
             memory_bytes: AtomicU64::new(0),
             writes: AtomicU64::new(0),
@@ -169,6 +172,18 @@ impl Live {
     /// Units that were seen so far while it runs.
     pub(super) fn fuel_seen(&self) -> u64 {
         self.fuel_used.load(Ordering::Relaxed)
+    }
+
+    /// The guest is known to have used so much by now. What was not seen of it before.
+    pub(super) fn saw_fuel(&self, used: u64) -> u64 {
+        let before = self.fuel_used.fetch_max(used, Ordering::Relaxed);
+        used.saturating_sub(before)
+    }
+
+    /// One more call in the tree of this one, unless there were so many.
+    pub(super) fn may_invoke(&self, children_max: usize) -> bool {
+        let one_more = |invoked: usize| (invoked < children_max).then_some(invoked + 1);
+        self.invoked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
     }
 
     /// By the call's worker, and nobody else.

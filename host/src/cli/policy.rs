@@ -79,7 +79,7 @@ pub(super) fn open(path: &Path, policy: &Policy, home: Option<Home>) -> anyhow::
         None => Home::open(none.path().join("home"))?,
     };
     let store = Sqlite::open(&home)?;
-    GrantTable::open(policy.host.grants.clone(), &store).map_err(|error| {
+    GrantTable::open(policy.host.grants.clone(), &store, &policy.kept(path)).map_err(|error| {
         let message = format!("{}: {error}; nothing of it can be used", path.display());
         WithCode { code: ExitCode::Usage, message }.into()
     })

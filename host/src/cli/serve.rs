@@ -7,7 +7,7 @@
 mod look;
 mod shelf;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -72,6 +72,7 @@ Further keys:
    [host] calls_max sandboxes_max memory_bytes_max table_elements_max component_bytes_max components_max compiling_max
       queue_max tools_max workers checkpoint_to
    [limits] grace input_bytes_max output_bytes_max transfer_bytes_max stderr_bytes_max resources_max effects_max depth_max
+      children_max
    [limits.state] key_bytes_max value_bytes_max keys_max read_bytes_max write_bytes_max space_bytes_max
    limits of a grant: those of [limits], without [limits.state]
    workspaces: bytes_max entries_max memory_bytes_max
@@ -88,7 +89,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let signals = Signals::tell_and_reload(watchdog.clone(), ends_within)?;
     let home = args.home.open()?;
     let served = Served::new();
-    let host = build(&policy, &home, &served)?;
+    let host = build(&config, &policy, &home, &served)?;
     let drill_every = policy.host.drill_every;
     let shelf = Shelf::new(host.clone(), served, config, stamp, policy);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -118,7 +119,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
     std::process::exit(code as i32)
 }
 
-fn build(policy: &Policy, home: &Home, served: &Served) -> anyhow::Result<Host> {
+fn build(config: &Path, policy: &Policy, home: &Home, served: &Served) -> anyhow::Result<Host> {
     let mut store = Sqlite::options(home);
     if let Some(to) = &policy.host.checkpoint_to {
         store = store.checkpoint_to(to.clone());
@@ -137,6 +138,7 @@ fn build(policy: &Policy, home: &Home, served: &Served) -> anyhow::Result<Host> 
         None => builder.budget_of_each_other_agent(budget),
     };
     let builder = policy.host.budgets.iter().cloned().fold(builder, budget);
+    let builder = builder.keep_from_tools(policy.kept(config));
     Ok(builder.offer(HostKind::Serve).serve_agents(served).build()?)
 }
 

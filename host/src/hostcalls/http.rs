@@ -61,12 +61,17 @@ pub(crate) struct HttpSetup {
 pub(crate) struct HttpClient {
     resolver: Arc<dyn HttpResolver>,
     tls: TlsConnector,
+    /// Connections at one time.
+    sockets: Arc<Semaphore>,
 }
+
+/// Connections of one host at one time: others of its process need descriptors as well.
+const SOCKETS_MAX: usize = 256;
 
 impl HttpClient {
     pub(crate) fn new(setup: HttpSetup) -> Result<Self, rustls::Error> {
         let resolver = setup.resolver.unwrap_or_else(|| Arc::new(SystemResolver::new()));
-        Ok(Self { resolver, tls: tls::connector(setup.roots)? })
+        Ok(Self { resolver, tls: tls::connector(setup.roots)?, sockets: Arc::new(Semaphore::new(SOCKETS_MAX)) })
     }
 }
 

@@ -40,8 +40,8 @@ impl Child {
         // Without a future that is dropped half-way nothing is lost: it is read only when there is something.
         let (mut out, mut err) = (Some(()), Some(()));
         loop {
+            // In any order, so that what says much does not hide the other.
             let source = tokio::select! {
-                biased;
                 ready = self.streams.stdout.readable(), if out.is_some() => ready.map(|()| Source::Stdout),
                 ready = self.streams.stderr.readable(), if err.is_some() => ready.map(|()| Source::Stderr),
                 else => return Ok(None),
@@ -132,10 +132,12 @@ impl CallCtx {
         let Command { program: name, arguments, stdin } = command;
         let mut line = arguments.iter().fold(name, |line, argument| line + " " + argument);
         cut(&mut line, TEXT_BYTES_MAX);
+        // Registered first: what is refused has no effect.
+        let reserved = process::reserve(&self.core, &self.call, line)?;
         let effect = self.effect(format!("program {}", program.name()));
         let effect = effect.map_err(|error| ProcessError::Limit(error.to_string()))?;
         let _in = self.call.live.enter(HostCall::Program);
-        let (tracked, streams) = process::start(&self.core, &self.call, &program, arguments, stdin, line).await?;
+        let (tracked, streams) = process::start(&self.core, &self.call, reserved, &program, arguments, stdin).await?;
         let output_bytes_max = program.limits().output_bytes_max;
         Ok(Child { tracked, streams, output_bytes_left: output_bytes_max, output_bytes_max, effect: Some(effect) })
     }

@@ -26,8 +26,10 @@ pub(super) struct SecretTable {
 }
 
 /// All that a file names.
-#[derive(Default)]
-pub(super) struct Secrets(BTreeMap<String, Secret>);
+pub(super) struct Secrets {
+    all: BTreeMap<String, Secret>,
+    files: Vec<PathBuf>,
+}
 
 impl Secrets {
     pub(super) fn read(
@@ -35,29 +37,37 @@ impl Secrets {
         folder: &Path,
         wrong: &dyn Fn(Range<usize>, String) -> PolicyError,
     ) -> Result<Self, PolicyError> {
-        let mut secrets = BTreeMap::new();
+        let (mut all, mut files) = (BTreeMap::new(), Vec::new());
         for (name, table) in tables {
             let place = name.span();
             let name = name.into_inner();
             let value = match (table.env, table.file) {
                 (Some(variable), None) => of_variable(&variable),
-                (None, Some(file)) => of_file(&folder.join(file)),
+                (None, Some(file)) => {
+                    files.push(folder.join(file));
+                    of_file(&files[files.len() - 1])
+                }
                 _ => Err("a secret comes from `env` or from `file`: write one of them".into()),
             };
             let value = value.map_err(|why| wrong(place, why))?;
-            secrets.insert(name.clone(), Secret::new(name, value));
+            all.insert(name.clone(), Secret::new(name, value));
         }
-        Ok(Self(secrets))
+        Ok(Self { all, files })
+    }
+
+    /// Where they were read.
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// One by its name.
     pub(super) fn get(&self, name: &str) -> Result<&Secret, String> {
-        self.0.get(name).ok_or_else(|| format!("there is no secret `{name}` in [secrets]"))
+        self.all.get(name).ok_or_else(|| format!("there is no secret `{name}` in [secrets]"))
     }
 
     /// The one that a text has a place for, written `{NAME}`.
     pub(super) fn within(&self, text: &str) -> Result<&Secret, String> {
-        let found = self.0.values().find(|secret| text.contains(&secret.to_string()));
+        let found = self.all.values().find(|secret| text.contains(&secret.to_string()));
         found.ok_or_else(|| {
             format!("`{text}` has no place for a secret: write the name of one in [secrets] as `{{NAME}}`")
         })

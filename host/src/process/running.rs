@@ -5,10 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, PipeReader, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -19,23 +18,23 @@ use std::time::Duration;
 
 use estop_supervise::{Foreign, MARK, fresh_mark};
 use rustix::fs::MemfdFlags;
+use rustix::net::Shutdown;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tempfile::TempDir;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::order::{Asked, Order, Said, pair, receive, send};
-use super::{Containment, Exit, Phase, ProcessError, ProcessSupervisor, Tracked, Wish, supervisor};
+use super::{Containment, Exit, Phase, ProcessError, ProcessSupervisor, Tracked, Wish, folder, supervisor};
 use crate::call::CallState;
 use crate::grants::Program;
 use crate::host::Core;
 
 /// Where programs are looked for by what a program starts.
-const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+pub(super) const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// From the start of a supervisor to that of its program.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 /// A supervisor that does not answer for so long is killed itself.
@@ -68,15 +67,14 @@ struct Launch {
     stdin: Arc<[u8]>,
 }
 
-/// Registers a program and starts it. It runs on if the answer is dropped, until its call ends.
-pub(crate) async fn start(
-    core: &Arc<Core>,
-    call: &Arc<CallState>,
-    program: &Arc<Program>,
-    arguments: Vec<String>,
-    stdin: Vec<u8>,
-    shown: String,
-) -> Result<(Arc<Tracked>, Streams), ProcessError> {
+/// A program that is registered, so that whoever stops its call meets it, and not started.
+pub(crate) struct Reserved {
+    seen: Seen,
+    place: OwnedSemaphorePermit,
+}
+
+/// Registers a program, if there may be one more.
+pub(crate) fn reserve(core: &Core, call: &CallState, shown: String) -> Result<Reserved, ProcessError> {
     let launcher = &core.launcher;
     if launcher.supervisor.is_none() {
         return Err(ProcessError::Denied("this host starts no programs: it was not told how to supervise them".into()));
@@ -91,6 +89,20 @@ pub(crate) async fn start(
     let place = place.map_err(|_| ProcessError::Limit("the host runs as many programs as it may".into()))?;
     let tracked = Arc::new(Tracked::new(shown));
     call.live.processes().add(&tracked)?;
+    Ok(Reserved { seen: Seen(tracked), place })
+}
+
+/// Starts a program. It runs on if the answer is dropped, until its call ends.
+pub(crate) async fn start(
+    core: &Arc<Core>,
+    call: &Arc<CallState>,
+    reserved: Reserved,
+    program: &Arc<Program>,
+    arguments: Vec<String>,
+    stdin: Vec<u8>,
+) -> Result<(Arc<Tracked>, Streams), ProcessError> {
+    let Reserved { seen, place } = reserved;
+    let tracked = Arc::clone(&seen.0);
     let (tell, told) = oneshot::channel();
     let launch = Launch {
         core: Arc::clone(core),
@@ -100,7 +112,6 @@ pub(crate) async fn start(
         arguments,
         stdin: stdin.into(),
     };
-    let seen = Seen(Arc::clone(&tracked));
     drop(core.io.handle.spawn(async move {
         let exit = launch.drive(tell).await;
         seen.gone(exit);
@@ -113,7 +124,7 @@ pub(crate) async fn start(
     }
 }
 
-/// However the task ends, nobody waits for it in vain.
+/// Whatever becomes of its start and of its task, nobody waits for it in vain.
 struct Seen(Arc<Tracked>);
 
 impl Seen {
@@ -125,7 +136,9 @@ impl Seen {
 impl Drop for Seen {
     fn drop(&mut self) {
         if !self.0.is_gone() {
-            self.gone(Err(ProcessError::Failed("supervising the program panicked; please report this".into())));
+            self.gone(Err(ProcessError::Failed(
+                "the program was not started, or the host has panicked over it".into(),
+            )));
         }
     }
 }
@@ -204,11 +217,7 @@ impl Launch {
     async fn killed(&self) {
         tokio::select! {
             _ = self.call.asked() => {}
-            () = async {
-                while self.tracked.wished() != Wish::Kill {
-                    self.tracked.wished.notified().await;
-                }
-            } => {}
+            () = self.tracked.killed() => {}
         }
     }
 
@@ -258,7 +267,7 @@ fn cannot_start(error: io::Error) -> NotStarted {
 struct Launched {
     child: Child,
     channel: OwnedFd,
-    directory: TempDir,
+    directory: PathBuf,
     ends: Ends,
     foreign: Option<Foreign>,
 }
@@ -272,8 +281,7 @@ struct Ends {
 
 /// Starts a supervisor. Blocks for some milliseconds.
 fn launch(program: PathBuf, containment: Containment, input: &[u8]) -> io::Result<Launched> {
-    let private = Permissions::from_mode(0o700);
-    let directory = tempfile::Builder::new().prefix("estop-program-").permissions(private).tempdir()?;
+    let directory = folder::make()?;
     let (here, there) = pair()?;
     // A file in memory and no pipe: writing to a program that is gone would raise a signal in this process.
     let mut stdin = File::from(rustix::fs::memfd_create("estop-stdin", MemfdFlags::CLOEXEC)?);
@@ -313,7 +321,7 @@ struct Running {
     channel: AsyncFd<OwnedFd>,
     /// Of the first process in the namespace, if there is one: readable once all of it is gone.
     init: Option<AsyncFd<OwnedFd>>,
-    directory: TempDir,
+    directory: PathBuf,
     /// To end the tree without the supervisor.
     foreign: Option<Foreign>,
     containment: Containment,
@@ -375,7 +383,7 @@ impl Running {
         }
         let [stdin, stdout, stderr] = &ends.theirs;
         let theirs = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-        send(self.channel.get_ref(), &launch.order(self.directory.path()), &theirs).map_err(cannot_start)?;
+        send(self.channel.get_ref(), &launch.order(&self.directory), &theirs).map_err(cannot_start)?;
         match self.hear().await {
             Some((Said::Started(containment), _)) => self.containment = containment,
             Some((Said::CannotContain(why), _)) => return Err(NotStarted::CannotContain(why)),
@@ -393,6 +401,7 @@ impl Running {
         let (tracked, time) = (&launch.tracked, launch.program.limits().time);
         let mut over = pin!(sleep(time));
         let mut followed = pin!(launch.follow_the_call());
+        let mut is_asked = false;
         while tracked.wished() != Wish::Kill {
             tokio::select! {
                 biased;
@@ -405,10 +414,14 @@ impl Running {
                     // It has ended, in whatever way.
                     None => break,
                 },
-                () = tracked.wished.notified() => {
-                    // To one that has ended nothing has to be said.
-                    let _ = send(self.channel.get_ref(), &Asked::Terminate, &[]);
+                () = tracked.wished.notified(), if !is_asked => {
+                    is_asked = tracked.wished() == Wish::Terminate;
+                    if is_asked {
+                        // To one that has ended nothing has to be said.
+                        let _ = send(self.channel.get_ref(), &Asked::Terminate, &[]);
+                    }
                 }
+                () = tracked.killed(), if is_asked => {}
                 () = &mut over => {
                     let time = humantime::format_duration(time);
                     tracked.end_for(ProcessError::Limit(format!("the program has run for {time}, which is all it may")));
@@ -443,17 +456,16 @@ impl Running {
     /// Kills what there is, and returns when nothing of it is left. How the program had ended, if anybody saw that.
     async fn end(mut self, launch: &Launch) -> Option<Exit> {
         let (tracked, io) = (&launch.tracked, &launch.core.io.handle);
-        // One that has ended does not hear it. How it ends from here on is our doing, and nothing of its own.
+        // How it ends from here on is our doing, and nothing of its own.
         self.is_killed = true;
-        let _ = send(self.channel.get_ref(), &Asked::Kill, &[]);
+        self.kill();
         let (mut is_heard, mut is_dead, mut is_verified) = (true, false, true);
         let mut patience = Instant::now() + ANSWERS_WITHIN;
         loop {
-            let is_gone = match &self.init {
-                Some(_) => false,
-                // Without a tree to look for, all that there was has ended with the supervisor.
-                None => self.is_said_gone || self.foreign.is_none(),
-            };
+            // A program can make its supervisor say that all is gone, but not end well after that.
+            let is_believed = is_dead && self.is_said_gone && self.ended_well();
+            // Without a tree to look for, all that there was has ended with the supervisor.
+            let is_gone = self.init.is_none() && (self.foreign.is_none() || is_believed);
             if is_dead && is_gone {
                 break;
             }
@@ -465,21 +477,27 @@ impl Running {
             }
             tokio::select! {
                 biased;
+                () = readable(self.init.as_ref()), if self.init.is_some() => self.init = None,
+                () = readable(Some(&self.pidfd)), if !is_dead && !is_heard => is_dead = true,
+                () = sleep_until(patience) => {
+                    tracked.is_left(Some(format!("its supervisor, process {}, does not end", self.child.id())));
+                    self.kill();
+                    // It is our child and was not reaped.
+                    let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
+                    // Nothing that it says counts any more.
+                    is_heard = false;
+                    patience = Instant::now() + ANSWERS_WITHIN;
+                }
                 heard = self.hear(), if is_heard => match heard {
                     Some((said, _)) => {
-                        patience = Instant::now() + ANSWERS_WITHIN;
+                        // One that goes on looking for a tree has to have the time for that.
+                        if matches!(said, Said::Left { .. }) && self.init.is_none() {
+                            patience = Instant::now() + ANSWERS_WITHIN;
+                        }
                         self.note(said, tracked);
                     }
                     None => is_heard = false,
                 },
-                () = readable(self.init.as_ref()), if self.init.is_some() => self.init = None,
-                () = readable(Some(&self.pidfd)), if !is_dead => is_dead = true,
-                () = sleep_until(patience) => {
-                    tracked.is_left(Some(format!("its supervisor, process {}, does not end", self.child.id())));
-                    // With it the first process of a namespace dies. It is our child and was not reaped.
-                    let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
-                    patience = Instant::now() + ANSWERS_WITHIN;
-                }
             }
         }
         // It is dead, so this does not wait. Where somebody else in this process reaps our children, it is gone all the same.
@@ -487,22 +505,34 @@ impl Running {
         if !is_verified && matches!(*tracked.phase.borrow(), Phase::Running) {
             launch.call.live.processes().contained_by(Containment::Unverified);
         }
-        let Self { directory, exit, .. } = self;
-        // As much as it has written there.
-        if let Ok(Err(error)) = io.spawn_blocking(move || directory.close()).await {
-            tracing::warn!(%error, "the folder of a program cannot be removed");
-        }
+        folder::remove(&self.directory, io).await;
         tracked.is_left(None);
-        exit
+        self.exit
+    }
+
+    /// To a supervisor that has ended nothing has to be said.
+    fn kill(&self) {
+        if let Some(init) = &self.init {
+            // Whatever a program has done to it: it is of our user, in a namespace below ours.
+            let _ = pidfd_send_signal(init.get_ref(), Signal::KILL);
+        }
+        let _ = send(self.channel.get_ref(), &Asked::Kill, &[]);
+        // The end of the connection means the same, also where there is no room for another message.
+        let _ = rustix::net::shutdown(self.channel.get_ref(), Shutdown::Write);
+    }
+
+    /// Of a supervisor that is dead.
+    fn ended_well(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some_and(|status| status.success()))
     }
 }
 
 #[expect(deprecated, reason = "unsound for types whose descriptor may change; that of an `OwnedFd` does not")]
-fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(super) fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, Interest::READABLE)
 }
 
-async fn readable(fd: Option<&AsyncFd<OwnedFd>>) {
+pub(super) async fn readable(fd: Option<&AsyncFd<OwnedFd>>) {
     match fd {
         // An error means that nobody can wait for it: then it is looked at again at once, and does not stay unseen.
         Some(fd) => drop(fd.readable().await),

@@ -76,8 +76,26 @@ fn itself(role: &str) -> Command {
     command
 }
 
+/// Only for what holds for good: a machine that is short of something for a moment has not lost its namespaces.
 fn cannot_contain(channel: &Stdin, error: &io::Error) -> io::Result<()> {
-    send(channel, &Said::CannotContain(error.to_string()), &[])
+    use io::ErrorKind::{InvalidInput, NotFound, PermissionDenied, StorageFull, Unsupported};
+    let none = |kind: &str| {
+        std::fs::read_to_string(format!("/proc/sys/user/max_{kind}_namespaces")).is_ok_and(|max| max.trim() == "0")
+    };
+    let is_for_good = match error.kind() {
+        PermissionDenied | Unsupported | InvalidInput | NotFound => true,
+        // What the kernel answers where there may be none at all, and where there are as many as there may be.
+        StorageFull => none("user") || none("pid") || none("mnt"),
+        // One of ours, that says what is missing.
+        kind => kind == io::ErrorKind::Other,
+    };
+    let said = if is_for_good { Said::CannotContain(error.to_string()) } else { Said::CannotStart(error.to_string()) };
+    send(channel, &said, &[])
+}
+
+/// A program of the same user could take this process over, and have it say what is not so.
+fn hide() -> io::Result<()> {
+    Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
 }
 
 /// Outside of the namespace: makes it, starts its first process, which talks to the host, and waits for that.
@@ -101,7 +119,7 @@ fn namespace(channel: &Stdin) -> io::Result<()> {
 fn as_init(channel: &Stdin) -> io::Result<()> {
     // One that dies before this closes the connection, as does its host.
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    if let Err(error) = Init::prepare() {
+    if let Err(error) = Init::prepare().and_then(|()| hide()) {
         return cannot_contain(channel, &error);
     }
     send(channel, &Said::Ready, &[Init::pidfd()?.as_fd()])?;
@@ -136,7 +154,7 @@ fn ordered(channel: &Stdin, containment: Containment) -> io::Result<()> {
     let prepared = match containment {
         Containment::Unverified => Ok(()),
         Containment::Cgroup if !estop_supervise::has_cgroups() => Err(io::Error::other("no control group can be made")),
-        _ => estop_supervise::become_subreaper(),
+        _ => estop_supervise::become_subreaper().and_then(|()| hide()),
     };
     if let Err(error) = prepared {
         return cannot_contain(channel, &error);
@@ -169,22 +187,29 @@ fn ordered(channel: &Stdin, containment: Containment) -> io::Result<()> {
 fn in_tree(channel: &Stdin, order: &Order, mut tree: Tree) -> io::Result<()> {
     let mut status = None;
     loop {
-        if let Some(ended) = tree.watch(channel, LOOK_EVERY)? {
-            status = Some(ended);
-            break;
+        match tree.watch(channel, LOOK_EVERY) {
+            Ok(None) => {}
+            Ok(ended) => {
+                status = ended;
+                break;
+            }
+            // Nobody looks after it any more.
+            Err(_) => break,
         }
-        match asked(channel)? {
-            None => {}
-            Some(Asked::Terminate) => {
+        match asked(channel) {
+            Ok(None) => {}
+            Err(_) => break,
+            Ok(Some(Asked::Terminate)) => {
                 let is_killed = || !matches!(asked(channel), Ok(None | Some(Asked::Terminate)));
                 drop(tree.stop_unless(UNTIL_KILLED, UNTIL_KILLED, is_killed));
                 break;
             }
-            Some(Asked::Kill) => break,
+            Ok(Some(Asked::Kill)) => break,
         }
         // A look that fails now is repeated; stopping reports its own.
         if tree.members().is_ok_and(|members| members.len() > order.processes_max as usize) {
-            send(channel, &Said::TooMany, &[])?;
+            // Of a host that is gone nobody is told.
+            let _ = send(channel, &Said::TooMany, &[]);
             break;
         }
     }
@@ -199,8 +224,8 @@ fn in_tree(channel: &Stdin, order: &Order, mut tree: Tree) -> io::Result<()> {
         // Of a host that is gone nobody is told.
         let _ = send(channel, &Said::Left { processes, trouble }, &[]);
     }
-    if let Some(status) = status.or(tree.try_wait()?) {
-        send(channel, &ended(status), &[])?;
+    if let Some(status) = status.or_else(|| tree.try_wait().ok().flatten()) {
+        let _ = send(channel, &ended(status), &[]);
     }
     send(channel, &Said::Gone, &[])
 }
@@ -241,14 +266,17 @@ fn ended(status: ExitStatus) -> Said {
     Said::Ended { code: status.code(), signal: status.signal() }
 }
 
-/// What the host asks, if it asks something now. That it is gone means that all is to be killed.
+/// What the host asks, if it asks something now: the last of it. That it is gone means that all is to be killed.
 fn asked(channel: &Stdin) -> io::Result<Option<Asked>> {
-    match receive(channel) {
-        Ok(Some((asked, _))) => Ok(Some(asked)),
-        Ok(None) => Ok(Some(Asked::Kill)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Some(Asked::Kill)),
-        Err(error) => Err(error),
+    let mut last = None;
+    loop {
+        match receive(channel) {
+            Ok(Some((Asked::Terminate, _))) => last = Some(Asked::Terminate),
+            Ok(Some((Asked::Kill, _)) | None) => return Ok(Some(Asked::Kill)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(last),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Some(Asked::Kill)),
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -315,6 +343,8 @@ fn shim(args: impl Iterator<Item = OsString>) -> io::Result<()> {
 fn bound(cpu_seconds_max: u64, memory_bytes_max: u64, processes_max: u64, file_bytes_max: u64) -> io::Result<()> {
     // Also no setuid program, which nobody could kill.
     rustix::thread::set_no_new_privs(true)?;
+    // Short of memory, the machine should lose the program and not the host. Where that is not possible it runs all the same.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     // A group of its own: signals of the terminal are for the host.
     rustix::process::setsid()?;
     // What an embedder has opened without `O_CLOEXEC` is none of the program's business.

@@ -43,6 +43,7 @@ const KEYS: [(&str, &[(&str, &str)]); 4] = [
             ("resources_max", "100"),
             ("effects_max", "100"),
             ("depth_max", "3"),
+            ("children_max", "4"),
         ],
     ),
     (
@@ -448,6 +449,25 @@ calls_per_minute = 7
     let granted = inspect("a");
     assert_eq!(granted["clock"].as_array().unwrap().len(), 5, "{granted}");
     assert_eq!(inspect("b")["env"], json!([]));
+    // What decides about tools no tool may change.
+    scene.config("[[grants]]\nworkspaces = [{ path = \"docs\", write = true }]\nprograms = [{ path = \"/bin/sh\" }]");
+    check().has(0, &[]);
+    for kept in ["[secrets]\nKEY = { file = \"docs/kept\" }\n", "[tools.kept]\npath = \"docs/kept.wasm\"\n"] {
+        for name in ["docs/kept", "docs/kept.wasm"] {
+            let file = scene.machine.folder().join(name);
+            fs::write(&file, "secret").unwrap();
+            fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        }
+        for (how, code) in [("write = true", 2), ("write = false", 0)] {
+            scene.config(&format!("{kept}[[grants]]\nworkspaces = [{{ path = \"docs\", {how} }}]"));
+            check().has(code, if code == 0 { &[] } else { &["no tool may change", "kept"] });
+        }
+    }
+    let program = scene.machine.folder().join("docs/program");
+    fs::copy("/bin/true", &program).unwrap();
+    let granted = format!("programs = [{{ path = \"{}\" }}]", program.display());
+    scene.config(&format!("[[grants]]\nworkspaces = [{{ path = \"docs\", write = true }}]\n{granted}"));
+    check().has(2, &["no tool may change", "docs/program"]);
     scene.config("[[grants]]\nclock = 1");
     check().has(2, &["estop.toml:2:9", "nothing of it can be used"]);
     scene.config("[[grants]]\nworkspaces = [{ path = \"/\" }]");

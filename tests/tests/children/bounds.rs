@@ -29,6 +29,21 @@ async fn depth_max() {
     assert_eq!(answers[0]["code"], "too-deep");
 }
 
+/// Counted for the whole tree, also those that are refused: each is a call with entries of its own.
+#[tokio::test]
+async fn children_max() {
+    let stage = Stage::on(small().call_limits(CallLimits { children_max: 3, ..limits() })).await;
+    let set = json!({ "tool": "kv/set", "input": { "key": "k", "value": 1 } });
+    let nested = json!({ "tool": "nest/run", "input": { "steps": [set, set, set] } });
+    let (_, answers) = stage.run(json!([nested, set])).await;
+    let inner = &answers[0]["ok"]["answers"];
+    assert!(inner[0]["code"].is_null() && inner[1]["code"].is_null(), "{answers:?}");
+    assert_eq!((&inner[2]["code"], &answers[1]["code"]), (&json!("too-many"), &json!("too-many")));
+    let refused = json!({ "tool": "kv/set", "input": { "nothing": "of it" }, "times": 5 });
+    let (_, answers) = stage.run(json!([refused, set])).await;
+    assert_eq!(answers.last().unwrap()["code"], "too-many", "{answers:?}");
+}
+
 #[tokio::test]
 async fn the_tree_has_no_more_fuel_than_its_root() {
     let stage = Stage::new().await;

@@ -32,7 +32,7 @@ struct State {
 
 impl Connections {
     /// Begins to connect.
-    pub(super) fn begin(&self, to: SocketAddr) -> io::Result<Arc<Socket>> {
+    pub(super) fn begin(&self, to: SocketAddr, open: OwnedSemaphorePermit) -> io::Result<Arc<Socket>> {
         let family = match to.ip() {
             IpAddr::V4(_) => AddressFamily::INET,
             IpAddr::V6(_) => AddressFamily::INET6,
@@ -51,7 +51,7 @@ impl Connections {
             Err(error) => return Err(error.into()),
         }
         let stream = TcpStream::from_std(socket.into())?;
-        let socket = Arc::new(Socket { stream, place: Mutex::default() });
+        let socket = Arc::new(Socket { stream, place: Mutex::default(), _open: open });
         state.open.retain(|open| open.strong_count() > 0);
         state.open.push(Arc::downgrade(&socket));
         Ok(socket)
@@ -81,6 +81,8 @@ pub(super) struct Socket {
     stream: TcpStream,
     /// Among those that the call may have at one time.
     place: Mutex<Option<OwnedSemaphorePermit>>,
+    /// Among those that the host may have at one time; for as long as there is a descriptor.
+    _open: OwnedSemaphorePermit,
 }
 
 impl Socket {
@@ -157,12 +159,16 @@ mod tests {
 
     use super::*;
 
+    fn permit() -> OwnedSemaphorePermit {
+        Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap()
+    }
+
     #[tokio::test]
     async fn what_is_closed_is_closed_and_stays_so() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Connections::default();
-        let socket = connections.begin(address).unwrap();
+        let socket = connections.begin(address, permit()).unwrap();
         socket.connected().await.unwrap();
         let (mut server, _) = listener.accept().await.unwrap();
         Stream(Arc::clone(&socket)).write_all(b"hello").await.unwrap();
@@ -175,7 +181,7 @@ mod tests {
         // Somebody still holds it, and yet the other side is told.
         assert_eq!(server.read(&mut told).await.unwrap_or(0), 0);
         assert!(Stream(socket).write_all(b"more").await.is_err());
-        assert_eq!(connections.begin(address).err().unwrap().kind(), io::ErrorKind::ConnectionAborted);
+        assert_eq!(connections.begin(address, permit()).err().unwrap().kind(), io::ErrorKind::ConnectionAborted);
         connections.unless_closed(|| panic!("it is closed"));
     }
 }

@@ -105,7 +105,9 @@ impl Outgoing {
             let share = left / (count - tried) as u32;
             let to = SocketAddr::new(*address, self.target.port);
             let connected = async {
-                let socket = self.connections.begin(to)?;
+                // Closed by nobody while the host lives.
+                let open = Arc::clone(&self.client.sockets).acquire_owned().await.map_err(io::Error::other)?;
+                let socket = self.connections.begin(to, open)?;
                 socket.connected().await?;
                 io::Result::Ok(socket)
             };

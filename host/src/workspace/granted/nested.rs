@@ -54,7 +54,8 @@ impl Workspaces {
             return Ok(lent);
         }
         let begin = move || begun.iter().for_each(|(files, is_read_only)| files.begin(*is_read_only));
-        let began = io.spawn_blocking(begin).await;
+        let began = self.on_loan.returning.insert(io.spawn_blocking(begin)).await;
+        self.on_loan.returning = None;
         began.map(|()| lent).map_err(|_| "beginning with the files of a call panicked; please report this".into())
     }
 
