@@ -714,7 +714,7 @@ fn inspect_tells_tools_imports_and_grants() {
         "Compute for ever",
         "imports",
         "wasi:cli/environment@0.2",
-        "empty: no variables",
+        "empty: no arguments",
     ] {
         assert!(text.contains(word), "`{word}` is not in: {text}");
     }

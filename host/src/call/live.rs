@@ -114,6 +114,7 @@ impl Live {
     }
 
     /// Something is about to leave the sandbox, unless there has been too much already.
+    #[cfg(feature = "cli")]
     pub(crate) fn add_own_effect(&self, name: String, effects_max: usize) -> Option<Arc<AtomicBool>> {
         let performed = Arc::new(AtomicBool::new(false));
         self.add_effect_of(None, name, Arc::clone(&performed), effects_max).then_some(performed)

@@ -214,7 +214,7 @@ impl Outcome {
             End::Failed(failure) => serde_json::to_value(failure).unwrap_or(Value::Null),
             end => end.error().map_or(Value::Null, |message| json!({ "message": message })),
         };
-        let mut outcome = json!({
+        json!({
             "call": self.call.to_string(),
             "agent": &*self.agent,
             "tool": &*self.tool,
@@ -230,15 +230,12 @@ impl Outcome {
             "merged": self.merged,
             "discarded": self.discarded,
             "effects": self.effects,
+            "subprocesses": self.subprocesses.map(Containment::word),
             "fuel": self.fuel,
             "elapsed_us": micros(self.elapsed),
             "halted_us": stopped.map(|s| micros(s.halted)),
             "released_us": stopped.map(|s| micros(s.released)),
-        });
-        if let Some(containment) = self.subprocesses {
-            outcome["subprocesses"] = containment.word().into();
-        }
-        outcome
+        })
     }
 
     fn attachments(&self) -> Vec<Value> {
