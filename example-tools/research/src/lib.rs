@@ -102,8 +102,7 @@ struct Fetch<'a> {
 /// Of what the tool answers, only this is of use here.
 #[derive(Deserialize)]
 struct Fetched {
-    #[serde(alias = "body")]
-    text: String,
+    markdown: String,
 }
 
 #[derive(Serialize)]
@@ -135,7 +134,7 @@ pub fn investigate(input: Question) -> Result<Report, ToolError> {
         checkpoint()?;
         progress(number as u64 + 1, sources, url);
         match invoke::<Fetched>("fetch/fetch", &Fetch { url }) {
-            Ok(Fetched { mut text }) => {
+            Ok(Fetched { markdown: mut text }) => {
                 text.truncate(text.floor_char_boundary(MAX_EXCERPT_BYTES));
                 report.pages.push(Page { url: url.clone(), text });
             }

@@ -20,7 +20,7 @@ fn with_grep(run: Run) -> Run {
 #[test]
 fn what_others_find_is_put_together_and_remembered() {
     let run = with_grep(Run::new())
-        .tool("fetch/fetch", |input: Value| Ok(json!({ "status": 200, "text": format!("of {}", input["url"]) })))
+        .tool("fetch/fetch", |input: Value| Ok(json!({ "status": 200, "markdown": format!("of {}", input["url"]) })))
         .tool("memory/remember", |note: Value| {
             let text = note["text"].as_str().unwrap().to_owned();
             assert!(text.contains("src/main.rs:3: fn main() {") && text.contains("https://example.org"), "{text}");

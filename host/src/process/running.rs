@@ -402,7 +402,16 @@ impl Running {
         let mut over = pin!(sleep(time));
         let mut followed = pin!(launch.follow_the_call());
         let mut is_asked = false;
-        while tracked.wished() != Wish::Kill {
+        loop {
+            match tracked.wished() {
+                Wish::Kill => break,
+                Wish::Terminate if !is_asked => {
+                    is_asked = true;
+                    // To one that has ended nothing has to be said.
+                    let _ = send(self.channel.get_ref(), &Asked::Terminate, &[]);
+                }
+                Wish::Terminate | Wish::None => {}
+            }
             tokio::select! {
                 biased;
                 heard = self.hear() => match heard {
@@ -414,14 +423,7 @@ impl Running {
                     // It has ended, in whatever way.
                     None => break,
                 },
-                () = tracked.wished.notified(), if !is_asked => {
-                    is_asked = tracked.wished() == Wish::Terminate;
-                    if is_asked {
-                        // To one that has ended nothing has to be said.
-                        let _ = send(self.channel.get_ref(), &Asked::Terminate, &[]);
-                    }
-                }
-                () = tracked.killed(), if is_asked => {}
+                () = tracked.wished.notified() => {}
                 () = &mut over => {
                     let time = humantime::format_duration(time);
                     tracked.end_for(ProcessError::Limit(format!("the program has run for {time}, which is all it may")));

@@ -15,6 +15,7 @@ use std::time::Duration;
 use estop_supervise::{Containment as Found, Init, Tree};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, set_parent_process_death_signal, setrlimit,
 };
@@ -78,19 +79,24 @@ fn itself(role: &str) -> Command {
 
 /// Only for what holds for good: a machine that is short of something for a moment has not lost its namespaces.
 fn cannot_contain(channel: &Stdin, error: &io::Error) -> io::Result<()> {
-    use io::ErrorKind::{InvalidInput, NotFound, PermissionDenied, StorageFull, Unsupported};
     let none = |kind: &str| {
-        std::fs::read_to_string(format!("/proc/sys/user/max_{kind}_namespaces")).is_ok_and(|max| max.trim() == "0")
+        let most = std::fs::read_to_string(format!("/proc/sys/user/max_{kind}_namespaces"));
+        most.is_ok_and(|most| most.trim() == "0")
     };
-    let is_for_good = match error.kind() {
-        PermissionDenied | Unsupported | InvalidInput | NotFound => true,
-        // What the kernel answers where there may be none at all, and where there are as many as there may be.
-        StorageFull => none("user") || none("pid") || none("mnt"),
-        // One of ours, that says what is missing.
-        kind => kind == io::ErrorKind::Other,
+    let is_for_now = match errno(error) {
+        Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE) => true,
+        // Where there are as many as there may be, and where there may be none at all.
+        Some(Errno::NOSPC) => !(none("user") || none("pid") || none("mnt")),
+        _ => false,
     };
-    let said = if is_for_good { Said::CannotContain(error.to_string()) } else { Said::CannotStart(error.to_string()) };
-    send(channel, &said, &[])
+    let why = error.to_string();
+    send(channel, &if is_for_now { Said::CannotStart(why) } else { Said::CannotContain(why) }, &[])
+}
+
+/// What the kernel has said, also below words of ours.
+fn errno(error: &io::Error) -> Option<Errno> {
+    let below = || error.get_ref()?.source()?.downcast_ref::<io::Error>()?.raw_os_error();
+    error.raw_os_error().or_else(below).map(Errno::from_raw_os_error)
 }
 
 /// A program of the same user could take this process over, and have it say what is not so.
@@ -296,7 +302,7 @@ fn await_either(channel: &Stdin, process: Option<&OwnedFd>) -> io::Result<()> {
     either.extend(process.map(|process| PollFd::new(process, PollFlags::IN)));
     let limit = Timespec::try_from(LOOK_EVERY).map_err(io::Error::other)?;
     match poll(&mut either, Some(&limit)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
@@ -362,4 +368,26 @@ fn bound(cpu_seconds_max: u64, memory_bytes_max: u64, processes_max: u64, file_b
     }
     // Last: from here on there may be no memory for anything but the program.
     Ok(limit(Resource::As, memory_bytes_max)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is short for a moment is told from what is not there, also where words of ours stand before it.
+    #[test]
+    fn the_kernels_word_is_found() {
+        let missing = std::process::Command::new("/nowhere").spawn().unwrap_err();
+        assert_eq!(errno(&missing), Some(Errno::NOENT));
+        // A process of several threads may not make a namespace.
+        let (end, waits) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || waits.recv());
+        let ours = estop_supervise::enter_namespace().unwrap_err();
+        drop(end);
+        assert!(other.join().unwrap().is_err());
+        assert_eq!((ours.raw_os_error(), errno(&ours)), (None, Some(Errno::INVAL)), "{ours}");
+        assert_eq!(errno(&io::Error::other("ours alone")), None);
+        let (channel, _host) = crate::process::order::pair().unwrap();
+        assert_eq!(errno(&receive::<Asked>(&channel).unwrap_err()), Some(Errno::AGAIN));
+    }
 }

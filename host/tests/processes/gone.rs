@@ -13,10 +13,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{Shell, TOKEN, containments, failure, output, rounds, script_input, supervisor, token, until};
 
 /// Becomes ready once every one that tries to get away is there; and the command of the one without an environment.
-fn evasive() -> (String, String) {
+fn evasive(forks: usize) -> (String, String) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = format!("{}{:04}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let (script, lines) = (EVASIVE.replace("'$$", &format!("{number}'")), "1 ".repeat(EVASIVE_SAYS));
+    let script = EVASIVE.replace("2000", &forks.to_string()).replace("= 30", "= 10");
+    let (script, lines) = (script.replace("'$$", &format!("{number}'")), "1 ".repeat(EVASIVE_SAYS));
     let script = format!("({script}) | {{ for i in {lines}; do read said; done; echo ready; cat; }}");
     (script, format!("sleep 1000.{number}"))
 }
@@ -46,7 +47,7 @@ impl Drop for Bystander {
 /// environment and spawns in a loop is gone when its call is released, and nobody else was signalled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_that_does_everything_to_get_away_is_gone_when_its_call_is_released() {
-    let limits = ProgramLimits { processes_max: 10_000, ..ProgramLimits::default() };
+    let limits = ProgramLimits { processes_max: 10_000, time: Duration::from_secs(3600), ..ProgramLimits::default() };
     for containment in containments().await {
         let limits = limits.clone();
         let shell = Shell::with(supervisor().only([containment]), |grant| grant.limits(limits)).await;
@@ -55,10 +56,10 @@ async fn a_tree_that_does_everything_to_get_away_is_gone_when_its_call_is_releas
         let rounds = rounds(10);
         for round in 0..rounds {
             let tool = if round % 2 == 0 { "wait" } else { "spin" };
-            let (script, wiped) = evasive();
+            let (script, wiped) = evasive(2_000);
             let call = shell.ready(tool, &script).await;
-            let there = (shell.alive().len() > EVASIVE_SAYS, with_command(&wiped).len());
-            assert_eq!(there, (true, 1), "there is nothing to be stopped");
+            // Each says that it is there before it becomes what is looked for.
+            until("something to be stopped", || shell.alive().len() > EVASIVE_SAYS && with_command(&wiped).len() == 1);
             call.interrupt(Cause::Operator, "o");
             let outcome = within(call.outcome()).await;
             let left = (shell.alive(), with_command(&wiped));
@@ -256,9 +257,8 @@ fn the_trees_of_a_host_that_is_killed_are_gone_soon_after() {
     let rounds = rounds(3);
     let mut slowest = Duration::ZERO;
     for _ in 0..rounds {
-        let (token, (script, wiped)) = (token(), evasive());
         // Within the number of processes that a program may have by default.
-        let script = script.replace("2000", "20").replace("= 30", "= 10");
+        let (token, (script, wiped)) = (token(), evasive(20));
         let script = format!("{TOKEN}={token}; export {TOKEN}; {script}");
         let mut host = Command::new(env!("CARGO_BIN_EXE_estop"))
             .args(["run", guests::path("programs").to_str().unwrap(), "wait", "--deadline", "10m"])

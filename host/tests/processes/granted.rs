@@ -176,7 +176,8 @@ async fn where_nothing_contains_it_a_program_is_refused_or_said_to_be_unverified
     let call = shell.ready("wait", "echo ready; sleep 1000").await;
     call.interrupt(estop::Cause::Operator, "o");
     assert!(matches!(within(call.outcome()).await.end, End::Stopped(_)));
-    assert!(shell.alive().is_empty());
+    // Killed, and nobody has waited for that.
+    super::until("the program's group to be gone", || shell.alive().is_empty());
     let none = Shell::with(supervisor().only([]), |grant| grant).await.call("run", "exit 0").await;
     assert!(failure(&none, "denied").contains("no containment is allowed"), "{none:?}");
 }

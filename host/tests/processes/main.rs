@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use estop::{Call, Component, Containment, End, Grantee, Grants, Host, Outcome, ProcessSupervisor, ProgramGrant};
+use estop::{
+    Call, Component, Containment, End, Grantee, Grants, Host, Outcome, ProcessSupervisor, ProgramGrant, ProgramLimits,
+};
 use estop_tests::processes::with_variable;
 use estop_tests::{PATIENCE, load, small, within};
 use rustix::process::{Pid, Signal, kill_process};
@@ -40,7 +42,9 @@ impl Shell {
 
     async fn with(supervisor: ProcessSupervisor, grant: impl FnOnce(ProgramGrant) -> ProgramGrant) -> Self {
         let token = token();
-        let granted = grant(ProgramGrant::new("/bin/sh").environment(TOKEN, &token));
+        // Nothing here is gone because its time is over, but where that is what is looked at.
+        let limits = ProgramLimits { time: Duration::from_secs(3600), ..ProgramLimits::default() };
+        let granted = grant(ProgramGrant::new("/bin/sh").environment(TOKEN, &token).limits(limits));
         let host = small().supervise_with(supervisor).grant(Grantee::everyone(), Grants::new().program(granted));
         let host = host.build().unwrap();
         let component = load(&host, "programs").await;

@@ -1,5 +1,6 @@
 //! The tool `fetch`, as it is; and what a tool imports that asks nobody.
 
+use estop::WorkspaceGrant;
 use estop_tests::guests;
 
 use super::*;
@@ -31,6 +32,30 @@ async fn fetch_gives_a_page_as_markdown() {
     assert_eq!(outcome.effects.len(), 2);
     failed(&call(&host, &fetch, "fetch", json!({ "url": server.url("/image") })).await, "not-text");
     failed(&call(&host, &fetch, "fetch", json!({ "url": "https://example.com/" })).await, "denied");
+}
+
+/// The tool `research` asks the others, as they are: files of a workspace, and a page; and keeps what it has found.
+#[tokio::test]
+async fn research_asks_the_tools_for_files_pages_and_notes() {
+    let server = Server::saying("# A page");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.rs"), "fn here() {}\n").unwrap();
+    let grants = Grants::new()
+        .http(HttpGrant::new(server.url("")).private_addresses(true))
+        .workspace(WorkspaceGrant::read_only(folder.path()));
+    let host = builder().grant(Grantee::everyone(), grants).build().unwrap();
+    let mut loaded = Vec::new();
+    for tool in ["grep", "fetch", "memory", "research"] {
+        loaded.push(within(load(&host, tool)).await);
+    }
+    let question = json!({ "pattern": "fn here", "urls": [server.url("/")], "remember": true });
+    let outcome = call(&host, &loaded[3], "investigate", question).await;
+    let report = completed(&outcome);
+    assert_eq!(report["failures"], json!([]), "{report}");
+    assert_eq!(report["lines"], json!([{ "path": "a.rs", "line": 1, "text": "fn here() {}" }]));
+    assert!(report["pages"][0]["text"].as_str().unwrap().contains("A page"), "{report}");
+    assert!(report["note"].is_string(), "{report}");
+    assert_eq!((outcome.effects.len(), outcome.commits.points), (1, 1));
 }
 
 /// The client is in the SDK of every tool, and in the component of those that use it.
