@@ -123,7 +123,9 @@ async fn nothing_outlives_its_call_or_its_handle() {
     let call = shell.ready("drop_it", script).await;
     until("what was let go of to be gone", || shell.alive().is_empty());
     call.interrupt(Cause::Operator, "o");
-    within(call.outcome()).await;
+    // It was not its call's end that has ended it.
+    let stopped = within(call.outcome()).await;
+    assert_eq!(stopped.end.stopped().map(|stopped| stopped.cause), Some(Cause::Operator));
     let asked = shell.call("terminate", "trap 'exit 7' TERM; echo ready; sleep 1000 & wait").await;
     assert_eq!(output(&asked)["code"], 7);
 }
