@@ -1,6 +1,8 @@
 //! Real trees of processes, found by a variable in their environment, in `/proc` and nowhere else.
 
 use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// What every way to get away does: a session of its own, an orphan of that, one that does not hear SIGTERM, one without
 /// an environment, and a loop that forks orphans. Each says that it is there.
@@ -45,4 +47,22 @@ pub fn with_command(words: &str) -> Vec<u32> {
     let line = words.replace(' ', "\0") + "\0";
     let is_it = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|found| found == line.as_bytes());
     processes().into_iter().filter(|pid| is_it(pid) && is_alive(*pid)).collect()
+}
+
+/// Generous: what needs this long has failed.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Looks again and again, where nothing tells.
+///
+/// # Panics
+/// If it is not so for three minutes.
+#[track_caller]
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for: {what}");
+        thread::sleep(LOOK_EVERY);
+    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use estop_tests::processes::{EVASIVE, EVASIVE_SAYS, with_command, with_variable};
+use estop_tests::processes::{EVASIVE, EVASIVE_SAYS, until, with_command, with_variable};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -112,15 +112,6 @@ impl Drop for Group {
         if let Some(path) = self.0.as_ref().filter(|_| !std::thread::panicking()) {
             until("the group to be removed", || !path.exists() || fs::remove_dir(path).is_ok());
         }
-    }
-}
-
-#[track_caller]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "waited in vain for: {what}");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -88,7 +88,8 @@ async fn a_stop_that_races_a_start_leaves_nothing() {
         let (mut met, rounds) = (0, u32::try_from(rounds(60)).unwrap());
         for round in 0..rounds {
             let call = shell.start("wait", "setsid sleep 1000 & echo ready; sleep 1000");
-            let until = Instant::now() + whole * round / rounds;
+            // Also some time after it.
+            let until = Instant::now() + whole * round * 2 / rounds;
             while Instant::now() < until && call.try_outcome().is_none() {
                 std::hint::spin_loop();
             }

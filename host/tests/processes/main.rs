@@ -6,13 +6,13 @@ mod granted;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use estop::{
     Call, Component, Containment, End, Grantee, Grants, Host, Outcome, ProcessSupervisor, ProgramGrant, ProgramLimits,
 };
-use estop_tests::processes::with_variable;
-use estop_tests::{PATIENCE, load, small, within};
+use estop_tests::processes::{until, with_variable};
+use estop_tests::{load, small, within};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -105,15 +105,6 @@ fn failure<'o>(outcome: &'o Arc<Outcome>, code: &str) -> &'o str {
     match &outcome.end {
         End::Failed(failure) if failure.code == code => &failure.message,
         end => panic!("{end:?}"),
-    }
-}
-
-#[track_caller]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "waited in vain for: {what}");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
