@@ -177,6 +177,29 @@ struct Bytes(usize);
 struct Fuel(u64);
 struct Parsed<T>(T);
 
+impl Count {
+    fn or(given: Option<Self>, default: usize) -> usize {
+        given.map_or(default, |Self(count)| count)
+    }
+}
+
+impl Time {
+    fn or(given: Option<Self>, default: Duration) -> Duration {
+        given.map_or(default, |Self(time)| time)
+    }
+}
+
+impl Bytes {
+    fn or(given: Option<Self>, default: usize) -> usize {
+        given.map_or(default, |Self(bytes)| bytes)
+    }
+
+    /// Where they are no memory of this process.
+    fn many_or(given: Option<Self>, default: u64) -> u64 {
+        given.map_or(default, |Self(bytes)| bytes as u64)
+    }
+}
+
 /// A quantity as text, as on the command line, or as a number of its unit where it has one.
 struct Quantity<T> {
     what: &'static str,
@@ -303,8 +326,6 @@ impl HostTable {
         wrong: &dyn Fn(Range<usize>, String) -> PolicyError,
     ) -> Result<HostPolicy, PolicyError> {
         let none = HostLimits::default();
-        let count = |count: Option<Count>, default| count.map_or(default, |Count(count)| count);
-        let bytes = |bytes: Option<Bytes>, default| bytes.map_or(default, |Bytes(bytes)| bytes);
         let sandboxes_max = match self.sandboxes_max {
             None => none.sandboxes_max,
             Some(given) => {
@@ -334,17 +355,17 @@ impl HostTable {
         };
         // Whoever grants it to calls grants it to the host, unless the host says how much there is.
         let asked = limits.memory.as_ref().map_or(0, |memory| memory.get_ref().0);
-        let memory_bytes_max = bytes(self.memory_bytes_max, none.memory_bytes_max.max(asked));
+        let memory_bytes_max = Bytes::or(self.memory_bytes_max, none.memory_bytes_max.max(asked));
         let host_limits = HostLimits {
-            calls_max: count(self.calls_max, none.calls_max),
+            calls_max: Count::or(self.calls_max, none.calls_max),
             sandboxes_max,
             memory_bytes_max,
-            table_elements_max: count(self.table_elements_max, none.table_elements_max),
-            component_bytes_max: bytes(self.component_bytes_max, none.component_bytes_max),
-            components_max: count(self.components_max, none.components_max),
-            compiling_max: count(self.compiling_max, none.compiling_max),
-            queue_max: count(self.queue_max, none.queue_max),
-            tools_max: count(self.tools_max, none.tools_max),
+            table_elements_max: Count::or(self.table_elements_max, none.table_elements_max),
+            component_bytes_max: Bytes::or(self.component_bytes_max, none.component_bytes_max),
+            components_max: Count::or(self.components_max, none.components_max),
+            compiling_max: Count::or(self.compiling_max, none.compiling_max),
+            queue_max: Count::or(self.queue_max, none.queue_max),
+            tools_max: Count::or(self.tools_max, none.tools_max),
             workers,
         };
         let (change, state) = limits.check(memory_bytes_max, wrong)?;
@@ -413,15 +434,13 @@ impl StateTable {
 
     fn limits(self) -> StateLimits {
         let none = StateLimits::default();
-        let bytes = |given: Option<Bytes>, default| given.map_or(default, |Bytes(bytes)| bytes);
-        let many = |given: Option<Bytes>, default| given.map_or(default, |Bytes(bytes)| bytes as u64);
         StateLimits {
-            key_bytes_max: bytes(self.key_bytes_max, none.key_bytes_max),
-            value_bytes_max: bytes(self.value_bytes_max, none.value_bytes_max),
-            keys_max: self.keys_max.map_or(none.keys_max, |Count(count)| count),
-            read_bytes_max: many(self.read_bytes_max, none.read_bytes_max),
-            write_bytes_max: many(self.write_bytes_max, none.write_bytes_max),
-            space_bytes_max: many(self.space_bytes_max, none.space_bytes_max),
+            key_bytes_max: Bytes::or(self.key_bytes_max, none.key_bytes_max),
+            value_bytes_max: Bytes::or(self.value_bytes_max, none.value_bytes_max),
+            keys_max: Count::or(self.keys_max, none.keys_max),
+            read_bytes_max: Bytes::many_or(self.read_bytes_max, none.read_bytes_max),
+            write_bytes_max: Bytes::many_or(self.write_bytes_max, none.write_bytes_max),
+            space_bytes_max: Bytes::many_or(self.space_bytes_max, none.space_bytes_max),
         }
     }
 }

@@ -180,15 +180,13 @@ fn name(
 impl ProgramTable {
     fn grant(self, secrets: &Secrets) -> Result<ProgramGrant, String> {
         let none = ProgramLimits::default();
-        let bytes = |given: Option<Bytes>, default| given.map_or(default, |Bytes(bytes)| bytes as u64);
-        let time = |given: Option<Time>, default| given.map_or(default, |Time(time)| time);
         let grant = ProgramGrant::new(self.path).limits(ProgramLimits {
-            time: time(self.time, none.time),
-            cpu: time(self.cpu, none.cpu),
-            memory_bytes_max: bytes(self.memory, none.memory_bytes_max),
+            time: Time::or(self.time, none.time),
+            cpu: Time::or(self.cpu, none.cpu),
+            memory_bytes_max: Bytes::many_or(self.memory, none.memory_bytes_max),
             processes_max: self.processes_max.unwrap_or(none.processes_max),
-            file_bytes_max: bytes(self.file_bytes_max, none.file_bytes_max),
-            output_bytes_max: bytes(self.output_bytes_max, none.output_bytes_max),
+            file_bytes_max: Bytes::many_or(self.file_bytes_max, none.file_bytes_max),
+            output_bytes_max: Bytes::many_or(self.output_bytes_max, none.output_bytes_max),
         });
         let grant = self.arguments.into_iter().fold(grant, ProgramGrant::arguments);
         let grant = self.environment.into_iter().fold(grant, |grant, (name, value)| grant.environment(name, value));
@@ -213,11 +211,10 @@ impl WorkspaceTable {
         }
         let grant = if self.write { WorkspaceGrant::new(path) } else { WorkspaceGrant::read_only(path) };
         let none = WorkspaceLimits::default();
-        let bytes = |given: Option<Bytes>, default| given.map_or(default, |Bytes(bytes)| bytes as u64);
         let grant = grant.limits(WorkspaceLimits {
-            bytes_max: bytes(self.bytes_max, none.bytes_max),
-            entries_max: self.entries_max.map_or(none.entries_max, |Count(count)| count),
-            memory_bytes_max: bytes(self.memory_bytes_max, none.memory_bytes_max),
+            bytes_max: Bytes::many_or(self.bytes_max, none.bytes_max),
+            entries_max: Count::or(self.entries_max, none.entries_max),
+            memory_bytes_max: Bytes::many_or(self.memory_bytes_max, none.memory_bytes_max),
         });
         let Some(at) = self.at else { return Ok(grant) };
         let place = at.span();

@@ -36,24 +36,20 @@ impl HostTable {
         wrong: &dyn Fn(Range<usize>, String) -> PolicyError,
     ) -> Result<HttpGrant, PolicyError> {
         let none = HttpLimits::default();
-        let bytes = |given: Option<Bytes>, default| given.map_or(default, |Bytes(bytes)| bytes as u64);
-        let count = |given: Option<Count>, default| given.map_or(default, |Count(count)| count);
-        let time = |given: Option<Time>, default| given.map_or(default, |Time(time)| time);
         let limits = HttpLimits {
-            request_bytes_max: bytes(self.request_bytes_max, none.request_bytes_max),
-            response_bytes_max: bytes(self.response_bytes_max, none.response_bytes_max),
-            header_bytes_max: self.header_bytes_max.map_or(none.header_bytes_max, |Bytes(bytes)| bytes),
-            requests_max: count(self.requests_max, none.requests_max),
-            live_max: count(self.live_max, none.live_max),
-            connect_within: time(self.connect_within, none.connect_within),
-            first_byte_within: time(self.first_byte_within, none.first_byte_within),
-            between_bytes_within: time(self.between_bytes_within, none.between_bytes_within),
+            request_bytes_max: Bytes::many_or(self.request_bytes_max, none.request_bytes_max),
+            response_bytes_max: Bytes::many_or(self.response_bytes_max, none.response_bytes_max),
+            header_bytes_max: Bytes::or(self.header_bytes_max, none.header_bytes_max),
+            requests_max: Count::or(self.requests_max, none.requests_max),
+            live_max: Count::or(self.live_max, none.live_max),
+            connect_within: Time::or(self.connect_within, none.connect_within),
+            first_byte_within: Time::or(self.first_byte_within, none.first_byte_within),
+            between_bytes_within: Time::or(self.between_bytes_within, none.between_bytes_within),
         };
         let place = self.host.span();
         let grant = HttpGrant::new(self.host.into_inner());
-        let grant = grant.private_addresses(self.private_addresses).limits(limits);
+        let mut grant = grant.private_addresses(self.private_addresses).limits(limits);
         grant.open().map_err(|error| wrong(place, error.to_string()))?;
-        let mut grant = grant;
         for (header, template) in self.secret_headers {
             let place = header.span();
             let secret = secrets.within(&template).map_err(|why| wrong(place.clone(), why))?;
